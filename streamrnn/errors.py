@@ -1,0 +1,66 @@
+"""One exception class per cause.
+
+::
+
+    StreamrnnError
+    ├── ConfigError      an argument of a constructor or a function (also a ValueError)
+    ├── GraphError       how layers are connected (also a ValueError)
+    ├── FrameError       shape, dtype or layout of a frame, block or `out` (also a ValueError)
+    │   └── NonFiniteError   a frame holds a NaN or an infinity
+    ├── WeightError      missing, extra, misshapen or non-finite weights (also a ValueError)
+    ├── StateError       a state or a snapshot that does not fit (also a ValueError)
+    ├── FileError        a file that cannot be read or written as a model (also a ValueError)
+    └── ExportError      a model that cannot be exported, or an export that does not match
+
+A message says who, what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "ExportError",
+    "FileError",
+    "FrameError",
+    "GraphError",
+    "NonFiniteError",
+    "StateError",
+    "StreamrnnError",
+    "WeightError",
+]
+
+
+class StreamrnnError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class ConfigError(StreamrnnError, ValueError):
+    """An argument of a constructor or a function has no meaning here."""
+
+
+class GraphError(StreamrnnError, ValueError):
+    """Layers are connected in a way that cannot work."""
+
+
+class FrameError(StreamrnnError, ValueError):
+    """A frame, a block or an `out` array has the wrong shape, dtype or layout."""
+
+
+class NonFiniteError(FrameError):
+    """A frame holds a NaN or an infinity, and the stream's policy is to raise."""
+
+
+class WeightError(StreamrnnError, ValueError):
+    """Weights are missing, extra, misshapen or not finite."""
+
+
+class StateError(StreamrnnError, ValueError):
+    """A state or a snapshot does not belong to this model."""
+
+
+class FileError(StreamrnnError, ValueError):
+    """A file cannot be read or written as a model."""
+
+
+class ExportError(StreamrnnError, RuntimeError):
+    """A model cannot be exported, or its export does not compute the same."""

@@ -1,0 +1,207 @@
+"""Models in files: safetensors with the graph, as JSON, in its metadata.
+
+Tensors are named ``op.parameter`` (``lstm_0.weight_ih``); an initial state other than zero is
+``op.state`` (``lstm_0.h``). The metadata entry ``streamrnn`` says the format's version, the inputs,
+the ops with their arguments and what they read, and the outputs. Nothing in a file is executed, no
+memory is taken before its size has been checked, and an unknown op, argument or tensor is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from .errors import FileError, StreamrnnError
+from .graph import Input, Value
+from .layer import Layer, Model, check_weight
+
+__all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
+
+FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
+MAX_FILE_BYTES = 1 << 33
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Any:
+    """Give a temporary path beside `path` to write to, and rename it in the end.
+
+    If anything fails, nothing is left behind and a file that was there stays as it was.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def save(layer: Layer, path: str | Path) -> None:
+    """Write a model to a ``.safetensors`` file.
+
+    Parameters
+    ----------
+    layer : Layer
+        The model; the same model always gives the same bytes.
+    path : str or Path
+        Where to; a file that exists is replaced once the new one is complete.
+
+    Raises
+    ------
+    FileError
+        If the path does not end in ``.safetensors`` or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise FileError(f"cannot save to {path}: the name must end in {SUFFIX}")
+    graph = layer.graph()
+    names = {id(v): name for name, v in graph.inputs.items()}
+    names |= {id(node.value): node.name for node in graph.nodes}
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for node in graph.nodes:
+        for name, array in (node.op.weights | node.op.initial_state).items():
+            tensors[f"{node.name}.{name}"] = np.ascontiguousarray(array)
+    header = {
+        "version": FORMAT_VERSION,
+        "inputs": {n: {"shape": v.shape, "dtype": v.dtype} for n, v in graph.inputs.items()},
+        "ops": [
+            {
+                "name": node.name,
+                "op": type(node.op).__name__,
+                "config": node.op.config(),
+                "reads": [names[id(a)] for a in node.args],
+            }
+            for node in graph.nodes
+        ],
+        "outputs": {n: names[id(v)] for n, v in graph.outputs.items()},
+        "metadata": getattr(layer, "metadata", {}),
+    }
+    data = save_tensors(tensors, {"streamrnn": json.dumps(header)})
+    try:
+        with written_whole(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def load(path: str | Path) -> Model:
+    """Read a model from a ``.safetensors`` file written by :func:`save`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Model
+        With the weights of the file.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, truncated, corrupt, of a newer format, or of another kind; if it
+        names an op or an argument that is unknown, or its tensors are not those of its ops.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise FileError(f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        tensors = load_tensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, TypeError, MemoryError, RecursionError) as error:
+        raise FileError(f"{path}: not a safetensors file, or a damaged one: {error}") from None
+    try:
+        text = header["__metadata__"]["streamrnn"]
+    except (KeyError, TypeError):
+        raise FileError(
+            f"{path}: holds tensors but no model of streamrnn; build the model in Python and give "
+            f"it these weights with `load_state_dict`"
+        ) from None
+    try:
+        return _built(json.loads(text), tensors)
+    except (StreamrnnError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = str(error) if isinstance(error, StreamrnnError) else f"damaged header: {error!r}"
+        raise FileError(f"{path}: {said}") from None
+
+
+def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:
+    from .ops import REGISTRY
+
+    version = header["version"]
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise FileError(
+            f"format {version!r}, this version of streamrnn reads up to {FORMAT_VERSION}: "
+            f"update streamrnn"
+        )
+    _only(header, {"version", "inputs", "ops", "outputs", "metadata"}, "the header")
+    values: dict[str, Value] = {}
+    for name, spec in header["inputs"].items():
+        _only(spec, {"shape", "dtype"}, f"input {name!r}")
+        values[name] = Input(tuple(spec["shape"]), spec["dtype"])
+    inputs = dict(values)
+    for spec in header["ops"]:
+        _only(spec, {"name", "op", "config", "reads"}, f"op {spec.get('name')!r}")
+        name, kind, config = spec["name"], spec["op"], spec["config"]
+        if kind not in REGISTRY:
+            raise FileError(f"op {name!r} is of the unknown kind {kind!r}")
+        known = {f for f, spec in REGISTRY[kind].__dataclass_fields__.items() if not spec.kw_only}
+        _only(config, known, f"op {name!r} ({kind})")
+        if name in values:
+            raise FileError(f"two ops or inputs are named {name!r}")
+        op = REGISTRY[kind](**{k: _tuples(v) for k, v in config.items()}, name=name)
+        weights = {}
+        for parameter, shape in op.parameter_shapes().items():
+            array = tensors.pop(f"{name}.{parameter}", None)
+            if array is None:
+                raise FileError(f"the tensor {name}.{parameter} {shape} is missing")
+            weights[parameter], problem = check_weight(array, shape)
+            if problem:
+                raise FileError(f"tensor {name}.{parameter}: {problem}")
+        op.weights = weights
+        reads = [values[n] if n in values else _missing(name, n) for n in spec["reads"]]
+        values[name] = op(*reads)
+        for state in op.state_shapes(*(v.shape for v in reads)):
+            initial = tensors.pop(f"{name}.{state}", None)
+            if initial is not None:
+                op.initial_state = {**op.initial_state, state: initial}
+    if tensors:
+        raise FileError(f"tensors that no op uses: {', '.join(sorted(tensors))}")
+    outputs = {n: values[v] if v in values else _missing(n, v) for n, v in header["outputs"].items()}
+    return Model(inputs, outputs, header["metadata"])
+
+
+def _missing(who: str, what: str) -> Value:
+    raise FileError(f"{who!r} reads {what!r}, which comes later or does not exist")
+
+
+def _only(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = given.keys() - known
+    if unknown:
+        raise FileError(f"{where} has the unknown key {', '.join(map(repr, sorted(unknown)))}")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+

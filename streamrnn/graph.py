@@ -1,0 +1,279 @@
+"""The graph of a model: which op feeds which, in what shape and at what rate.
+
+Layers are called on symbolic values, as in Keras' functional form::
+
+    x = Input(65)
+    a = GRUCell(65, 24)(x)
+    model = Model(x, concat(a, x))
+
+A value is what flows along one edge: one array per frame. Its clock says at which of the model's
+input frames it is there. A graph is nothing but the values between its inputs and its outputs, in
+order, each op with a name.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, GraphError
+
+if TYPE_CHECKING:
+    from .ops.op import Op
+
+__all__ = ["Clock", "Graph", "Input", "Node", "Shape", "Value"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Frames ``start, start + stride, start + 2 * stride, …`` of the model's input.
+
+    Parameters
+    ----------
+    stride : int
+        Input frames from one output frame to the next.
+    start : int
+        Input frames before the first one that gives an output.
+    """
+
+    stride: int = 1
+    start: int = 0
+
+    def every(self, stride: int, start: int = 0) -> Clock:
+        """Return the clock that keeps every `stride`-th frame of this one, from `start` on."""
+        return Clock(self.stride * stride, self.start + self.stride * start)
+
+    def emitted(self, now: int) -> int:
+        """Return how many frames this clock has let through after `now` input frames."""
+        return max(0, -(-(now - self.start) // self.stride))
+
+    def __str__(self) -> str:
+        return f"every {self.stride} frames from frame {self.start}"
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One edge of a graph: an array of `shape` for each frame of `clock`.
+
+    Values are made by :func:`Input` and by calling layers; ``+ - * /`` with a value or a number and
+    indexing of the leading axis (``value[:129]``) make the matching op.
+    """
+
+    shape: Shape
+    clock: Clock = Clock()
+    dtype: str = "float32"
+    op: Op | None = None
+    args: tuple[Value, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Numbers in one frame."""
+        return functools.reduce(lambda a, b: a * b, self.shape, 1)
+
+    def _with(self, name: str, other: Value | float, swap: bool = False) -> Value:
+        from .ops import arithmetic
+
+        return arithmetic(name, self, other, swap)
+
+    def __add__(self, other: Value | float) -> Value:
+        return self._with("Add", other)
+
+    def __radd__(self, other: float) -> Value:
+        return self._with("Add", other)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self._with("Sub", other)
+
+    def __rsub__(self, other: float) -> Value:
+        return self._with("Sub", other, swap=True)
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self._with("Mul", other)
+
+    def __rmul__(self, other: float) -> Value:
+        return self._with("Mul", other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self._with("Div", other)
+
+    def __getitem__(self, index: slice) -> Value:
+        from .ops import Slice
+
+        if not isinstance(index, slice) or index.step not in (None, 1):
+            raise GraphError(
+                f"a value is cut along its leading axis by a slice such as [:129], got [{index!r}]"
+            )
+        length = self.shape[0] if self.shape else 0
+        start, stop, _ = index.indices(length)
+        return Slice(start, stop)(self)
+
+
+def as_shape(shape: int | Sequence[int], who: str) -> Shape:
+    """Return `shape` as a tuple of positive integers; an integer n means ``(n,)``."""
+    try:
+        dims = (int(shape),) if isinstance(shape, int) else tuple(int(d) for d in shape)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{who}: shape must be an int or a tuple of ints, got {shape!r}") from None
+    if any(d < 1 for d in dims):
+        raise ConfigError(f"{who}: every size in a shape must be at least 1, got {dims}")
+    return dims
+
+
+def Input(shape: int | Sequence[int], dtype: str = "float32") -> Value:  # noqa: N802
+    """Return a symbolic input of a model: one frame of `shape` per step.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Shape of one frame; an integer n means ``(n,)``, ``()`` a single number.
+    dtype : str
+        ``"float32"``, or ``"int64"`` for indices that go into an ``Embedding``.
+
+    Raises
+    ------
+    ConfigError
+        If a size is below 1 or the dtype is neither of the two.
+    """
+    if dtype not in ("float32", "int64"):
+        raise ConfigError(f"Input: dtype must be 'float32' or 'int64', got {dtype!r}")
+    return Value(as_shape(shape, "Input"), dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An op in a graph: its name there, and the value it makes."""
+
+    name: str
+    value: Value
+
+    @property
+    def op(self) -> Op:
+        """The op."""
+        assert self.value.op is not None  # made only for values that have one
+        return self.value.op
+
+    @property
+    def args(self) -> tuple[Value, ...]:
+        """The values that the op reads."""
+        return self.value.args
+
+    def states(self) -> dict[str, Shape]:
+        """Return the op's states, by their name in the model, with their shapes."""
+        shapes = self.op.state_shapes(*(a.shape for a in self.args))
+        return {f"{self.name}.{name}": shape for name, shape in shapes.items()}
+
+
+def _in_order(outputs: Sequence[Value]) -> Iterator[Value]:
+    """Yield every value that the outputs depend on, each after those it depends on."""
+    done: set[int] = set()
+    stack = [(value, False) for value in reversed(outputs)]
+    while stack:
+        value, ready = stack.pop()
+        if id(value) in done:
+            continue
+        if ready:
+            done.add(id(value))
+            yield value
+        else:
+            stack.append((value, True))
+            stack.extend((arg, False) for arg in reversed(value.args))
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The ops between `inputs` and `outputs`, in an order in which they can run.
+
+    Parameters
+    ----------
+    inputs, outputs : dict of str to Value
+        By name.
+
+    Raises
+    ------
+    GraphError
+        If an output depends on an input that is not listed, an input is not used, two ops have one
+        name, or the outputs come at different rates.
+    """
+
+    inputs: dict[str, Value]
+    outputs: dict[str, Value]
+    nodes: tuple[Node, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise GraphError("a model needs at least one input and one output")
+        values = list(_in_order(list(self.outputs.values())))
+        given = {id(v) for v in self.inputs.values()}
+        if len(given) != len(self.inputs):
+            raise GraphError("the same value is listed twice among the model's inputs")
+        for value in values:
+            if value.op is None and id(value) not in given:
+                raise GraphError(
+                    f"an output depends on an Input of shape {value.shape} that is not among "
+                    f"the model's inputs"
+                )
+        for name, value in self.inputs.items():
+            if value.op is not None:
+                raise GraphError(f"input {name!r} is the output of {value.op}, not an Input")
+            if not any(value is v for v in values):
+                raise GraphError(f"input {name!r} of shape {value.shape} is used by no output")
+        clocks = {value.clock for value in self.outputs.values()}
+        if len(clocks) > 1:
+            raise GraphError(
+                f"all outputs of a model must come at one rate, got {', '.join(map(str, clocks))}"
+            )
+        for name, value in self.outputs.items():
+            if value.dtype != "float32":
+                raise GraphError(f"output {name!r} holds indices; outputs must be float32")
+        object.__setattr__(self, "nodes", _named([v for v in values if v.op is not None]))
+
+    @property
+    def clock(self) -> Clock:
+        """When the outputs are there."""
+        return next(iter(self.outputs.values())).clock
+
+    def states(self) -> dict[str, Shape]:
+        """Return every state by its name (``lstm_0.h``), with its shape."""
+        return {name: shape for node in self.nodes for name, shape in node.states().items()}
+
+    def parameters(self) -> dict[str, tuple[Op, str]]:
+        """Return every weight by its name in the model, as (op, its name in the op)."""
+        return {
+            f"{node.name}.{name}": (node.op, name)
+            for node in self.nodes
+            for name in node.op.parameter_shapes()
+        }
+
+
+def _named(values: Sequence[Value]) -> tuple[Node, ...]:
+    """Name each op: as it was named, else by its kind and a number (``lstm_0``)."""
+    ops = [v.op for v in values if v.op is not None]
+    taken: set[str] = set()
+    shared: dict[int, int] = {}
+    nodes = []
+    explicit = {op.name for op in ops if op.name}
+    numbers: dict[str, Iterator[int]] = {}
+    for value, op in zip(values, ops, strict=True):
+        if op.name:
+            use = shared[id(op)] = shared.get(id(op), 0) + 1
+            name = op.name if use == 1 else f"{op.name}_call{use}"
+            if name in taken:
+                raise GraphError(f"two layers are named {name!r}; give one another name")
+        else:
+            count = numbers.setdefault(op.prefix, itertools.count())
+            candidates = (f"{op.prefix}_{i}" for i in count)
+            name = next(n for n in candidates if n not in taken and n not in explicit)
+        taken.add(name)
+        nodes.append(Node(name, value))
+    return tuple(nodes)
+
+
+def describe(value: Any) -> str:
+    """Return a short description of anything a user may pass where an array belongs."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return type(value).__name__ if shape is None else f"{dtype} {tuple(shape)}"

@@ -1,0 +1,122 @@
+"""Where compiled kernels are kept between processes, and when they are out of date.
+
+numba's own cache watches only the file that defines a function, so an edit in a helper module
+would leave a stale kernel behind. Here one stamp covers everything that a kernel's code depends on:
+the sources of all kernel modules, the versions of numba and llvmlite, and the CPU with its features.
+Each stamp has a folder of its own; nothing in it is ever wrong, so nothing needs to be invalidated.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+from .simd import host_description
+
+__all__ = ["KernelCache", "cache_folder", "source_stamp"]
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def _sources() -> list[Path]:
+    return sorted([*PACKAGE.glob("kernels/*.py"), *PACKAGE.glob("ops/*.py")])
+
+
+@functools.cache
+def source_stamp() -> str:
+    """Return a hash of all that the compiled code depends on (16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for path in _sources():
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    for part in (numba.__version__, llvmlite.__version__, sys.version, host_description()):
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Return the folder of compiled kernels for this source, numba and CPU.
+
+    ``STREAMRNN_CACHE_DIR`` if set, else beside the package, else, where the package is read-only,
+    the user's cache folder, else (nothing is writable) a temporary folder of this process.
+    A folder that already holds this stamp is used even if it is read-only.
+    """
+    chosen = os.environ.get("STREAMRNN_CACHE_DIR")
+    roots = (
+        [Path(chosen)] if chosen else [PACKAGE / "__pycache__", _user_cache() / "streamrnn"]
+    )
+    for root in roots:
+        folder = root / f"kernels-{source_stamp()}"
+        if folder.is_dir() or _writable(folder):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="streamrnn-kernels-"))
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        """Stamp of the library, and of the file of a kernel that is not the library's."""
+        if self.file.is_relative_to(PACKAGE) or not self.file.is_file():
+            return source_stamp()
+        return source_stamp() + hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def get_disambiguator(self) -> str:
+        return "k"
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _Locator:
+        return cls(Path(py_file).resolve())
+
+
+class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = [_Locator]  # noqa: RUF012 (numba's own attribute)
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """numba's function cache, in :func:`cache_folder` and keyed by :func:`source_stamp`."""
+
+    _impl_class = _Implementation
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file, whatever the damage: compile again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # full disk or read-only folder: compile again next time
+            pass

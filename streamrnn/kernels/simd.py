@@ -1,0 +1,468 @@
+"""Vectors for numba: the one module that knows about SIMD.
+
+A kernel sees a vector as an ordinary value: ``load``, ``store``, ``splat``, ``fma``, ``vmin``,
+``vmax``, ``select_lt`` and the operators ``+ - * /``. LLVM legalises the vector for the machine
+(AVX-512, AVX2, NEON, …). How many lanes a vector has, and whether fused multiply-add exists, are
+properties of the :class:`Target` that a kernel is being compiled for; nothing hard-codes them.
+
+No fast-math flag is ever set: sums keep the order in which they are written, which is what makes
+results independent of how a stream is cut into blocks, and NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+if TYPE_CHECKING:  # what a kernel's helpers mean to a reader and to mypy
+    Pointer = Any
+    Vector = Any
+
+__all__ = [
+    "Target",
+    "as_floats",
+    "as_ints",
+    "at",
+    "bits",
+    "call",
+    "exponent",
+    "floats",
+    "fma",
+    "host",
+    "hsum",
+    "ints",
+    "lanes",
+    "load",
+    "mantissa",
+    "scale2",
+    "select_lt",
+    "splat",
+    "store",
+    "vabs",
+    "vmax",
+    "vmin",
+    "vsqrt",
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What kernels are compiled for.
+
+    Parameters
+    ----------
+    lanes : int
+        float32 values in one vector register: 16 (AVX-512), 8 (AVX2), 4 (SSE, NEON).
+    fma : bool
+        Whether the CPU has a fused multiply-add; without it, ``fma`` is a multiply and an add.
+    """
+
+    lanes: int
+    fma: bool
+
+
+@cache
+def host() -> Target:
+    """Return the target of this machine; ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width.
+
+    Raises
+    ------
+    ValueError
+        If ``STREAMRNN_LANES`` is something else.
+    """
+    features = llvm.get_host_cpu_features()
+    arm = "neon" in features
+    fma = arm or bool(features.get("fma"))
+    widest = 16 if features.get("avx512f") else 8 if features.get("avx2") else 4
+    wanted = os.environ.get("STREAMRNN_LANES", "")
+    if wanted and wanted not in ("4", "8", "16"):
+        raise ValueError(f"STREAMRNN_LANES must be 4, 8 or 16, got {wanted!r}")
+    return Target(int(wanted) if wanted else widest, fma)
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """numba's type of a float32 vector."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__(name=f"f32x{width}")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(ir.FloatType(), self.width)
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: VectorType) -> None:
+        super().__init__(manager, fe_type, fe_type.ir)
+
+
+def _vector() -> VectorType:
+    return VectorType(host().lanes)
+
+
+def _splat(builder: Any, width: int, scalar: Any) -> Any:
+    vector = ir.VectorType(scalar.type, width)
+    undefined = ir.Constant(vector, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _constant(width: int, value: float | int, kind: Any) -> Any:
+    return ir.Constant(ir.VectorType(kind, width), [value] * width)
+
+
+def _named(builder: Any, name: str, args: list[Any]) -> Any:
+    kind = args[0].type
+    full = f"{name}.v{kind.count}f32"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * len(args)), full
+    )
+    return builder.call(function, args)
+
+
+def _is_pointer(kind: Any) -> bool:
+    return isinstance(kind, types.CPointer)
+
+
+Codegen = Callable[[Any, Any, Any, Any], Any]
+
+
+@intrinsic  # type: ignore[misc]
+def lanes(typing_context: Any) -> Any:
+    """Lanes of a vector on the target: a constant at compile time."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), host().lanes)
+
+    return types.intp(), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def load(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Vector at ``pointer[index:index + lanes]``; no alignment is required."""
+    if not _is_pointer(pointer):
+        return None
+    vector = _vector()
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), vector.ir.as_pointer())
+        value = builder.load(address)
+        value.align = 4
+        return value
+
+    return vector(pointer, types.intp), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write a vector to ``pointer[index:index + lanes]``; no alignment is required."""
+    if not (_is_pointer(pointer) and isinstance(value, VectorType)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), value.ir.as_pointer())
+        instruction = builder.store(args[2], address)
+        instruction.align = 4
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, value), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def at(typing_context: Any, pointer: Any, offset: Any) -> Any:
+    """Pointer to ``pointer[offset]``."""
+    if not _is_pointer(pointer):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.intp), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def splat(typing_context: Any, scalar: Any) -> Any:
+    """Vector with every lane equal to ``scalar``."""
+    if not isinstance(scalar, (types.Float, types.Integer)):
+        return None
+    vector = _vector()
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, vector.width, args[0])
+
+    return vector(types.float32), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, rounded once where the target can."""
+    kinds = (a, b, c)
+    if not any(isinstance(k, VectorType) for k in kinds):
+        return None
+    vector = _vector()
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if host().fma:
+            return _named(builder, "llvm.fma", list(args))
+        return builder.fadd(builder.fmul(args[0], args[1]), args[2])
+
+    return vector(vector, vector, vector), codegen
+
+
+def _unary(name: str) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def function(typing_context: Any, a: Any) -> Any:
+        if not isinstance(a, VectorType):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return _named(builder, name, list(args))
+
+        return a(a), codegen
+
+    return function
+
+
+vsqrt = _unary("llvm.sqrt")
+vabs = _unary("llvm.fabs")
+
+
+def _clamp(comparison: str) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def function(typing_context: Any, x: Any, bound: Any) -> Any:
+        if not isinstance(x, VectorType):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            beyond = builder.fcmp_ordered(comparison, args[0], args[1])
+            return builder.select(beyond, args[1], args[0])
+
+        return x(x, x), codegen
+
+    return function
+
+
+# llvm.minnum and llvm.maxnum swallow a NaN; these pass the NaN of their first argument on.
+vmin = _clamp(">")
+vmax = _clamp("<")
+
+
+@intrinsic  # type: ignore[misc]
+def select_lt(typing_context: Any, a: Any, b: Any, then: Any, other: Any) -> Any:
+    """Lane by lane ``then if a < b else other``; a NaN in ``a`` or ``b`` chooses ``other``."""
+    if not isinstance(then, VectorType):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return then(then, then, then, then), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def hsum(typing_context: Any, x: Any) -> Any:
+    """Sum of the lanes: halves are added to each other until one value is left."""
+    if not isinstance(x, VectorType):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, width = args[0], sig.args[0].width
+        while width > 1:
+            width //= 2
+            undefined = ir.Constant(value.type, ir.Undefined)
+            picks = ir.VectorType(_I32, width)
+            low = ir.Constant(picks, list(range(width)))
+            high = ir.Constant(picks, list(range(width, 2 * width)))
+            value = builder.fadd(
+                builder.shuffle_vector(value, undefined, low),
+                builder.shuffle_vector(value, undefined, high),
+            )
+        return builder.extract_element(value, ir.Constant(_I32, 0))
+
+    return types.float32(x), codegen
+
+
+_I32 = ir.IntType(32)
+
+
+@intrinsic  # type: ignore[misc]
+def scale2(typing_context: Any, x: Any, n: Any) -> Any:
+    """``x * 2**n`` for whole numbers ``n`` in [-252, 254]; below the smallest normal it may give 0.
+
+    The power is made from exponent bits, in two factors, so that neither overflows on its own.
+    """
+    if not (isinstance(x, VectorType) and isinstance(n, VectorType)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        width = sig.return_type.width
+        integers = ir.VectorType(_I32, width)
+        whole = builder.fptosi(args[1], integers)
+        half = builder.ashr(whole, _constant(width, 1, _I32))
+        result = args[0]
+        for part in (half, builder.sub(whole, half)):
+            biased = builder.add(part, _constant(width, 127, _I32))
+            bits = builder.shl(biased, _constant(width, 23, _I32))
+            result = builder.fmul(result, builder.bitcast(bits, sig.return_type.ir))
+        return result
+
+    return x(x, x), codegen
+
+
+def _bits(make: Callable[[Any, Any, int], Any]) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def function(typing_context: Any, x: Any) -> Any:
+        if not isinstance(x, VectorType):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            width = sig.return_type.width
+            integers = ir.VectorType(_I32, width)
+            return make(builder, builder.bitcast(args[0], integers), width)
+
+        return x(x), codegen
+
+    return function
+
+
+# log splits x = m * 2**e with m in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) first
+# moves the cut between two exponents there.
+_SQRT_HALF_BITS = 0x3F3504F3
+
+
+def _exponent(builder: Any, bits: Any, width: int) -> Any:
+    shifted = builder.sub(bits, _constant(width, _SQRT_HALF_BITS, _I32))
+    power = builder.ashr(shifted, _constant(width, 23, _I32))
+    return builder.sitofp(power, ir.VectorType(ir.FloatType(), width))
+
+
+def _mantissa(builder: Any, bits: Any, width: int) -> Any:
+    shifted = builder.sub(bits, _constant(width, _SQRT_HALF_BITS, _I32))
+    power = builder.and_(shifted, _constant(width, 0xFF800000, _I32))
+    return builder.bitcast(builder.sub(bits, power), ir.VectorType(ir.FloatType(), width))
+
+
+exponent = _bits(_exponent)
+mantissa = _bits(_mantissa)
+
+
+def _as_vector(builder: Any, vector: VectorType, kind: Any, value: Any) -> Any:
+    if isinstance(kind, VectorType):
+        return value
+    if isinstance(kind, types.Integer):
+        value = builder.sitofp(value, ir.FloatType())
+    elif kind == types.float64:
+        value = builder.fptrunc(value, ir.FloatType())
+    return _splat(builder, vector.width, value)
+
+
+def _operator(symbol: Any, instruction: str) -> None:
+    @infer_global(symbol)
+    class Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            if any(isinstance(a, VectorType) for a in args) and all(
+                isinstance(a, (VectorType, types.Float, types.Integer)) for a in args
+            ):
+                return signature(_vector(), *args)
+            return None
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (
+            _as_vector(builder, sig.return_type, kind, value)
+            for kind, value in zip(sig.args, args, strict=True)
+        )
+        return getattr(builder, instruction)(a, b)
+
+    for left, right in (
+        (VectorType, VectorType),
+        (VectorType, types.Number),
+        (types.Number, VectorType),
+    ):
+        lower_builtin(symbol, left, right)(lower)
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operator(_symbol, _instruction)
+
+
+def _pointer_to(dtype: Any) -> Any:
+    kind = types.CPointer(dtype)
+
+    @intrinsic  # type: ignore[misc]
+    def function(typing_context: Any, address: Any) -> Any:
+        if not isinstance(address, types.Integer):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(kind))
+
+        return kind(types.int64), codegen
+
+    return function
+
+
+# The integer address as a pointer.
+floats = _pointer_to(types.float32)
+ints = _pointer_to(types.int64)
+bits = _pointer_to(types.uint32)
+
+
+@intrinsic  # type: ignore[misc]
+def call(typing_context: Any, address: Any, row: Any, w: Any, s: Any, x: Any, frames: Any) -> Any:
+    """Call the kernel at the integer ``address`` with five pointers; it returns nothing."""
+    arguments = (row, w, s, x, frames)
+    if not (isinstance(address, types.Integer) and all(map(_is_pointer, arguments))):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [a.type for a in args[1:]])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *arguments), codegen
+
+
+def _reinterpreted(dtype: Any) -> Any:
+    kind = types.CPointer(dtype)
+
+    @intrinsic  # type: ignore[misc]
+    def function(typing_context: Any, address: Any) -> Any:
+        if not _is_pointer(address):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(kind))
+
+        return kind(address), codegen
+
+    return function
+
+
+# The same address, read as another type.
+as_floats = _reinterpreted(types.float32)
+as_ints = _reinterpreted(types.int32)
+
+
+def host_description() -> str:
+    """Name, features and vector width of this machine: part of the key of the kernel cache."""
+    features = cast(str, llvm.get_host_cpu_features().flatten())
+    return f"{llvm.get_host_cpu_name()} {features} {host()}"

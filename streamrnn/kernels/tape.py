@@ -1,0 +1,297 @@
+"""The tape: a table of kernel calls, and the one compiled loop that walks it.
+
+A kernel is a plain function whose parameters say, by their annotation, what they are::
+
+    @kernel
+    def relu(T: Frames, x: Scratch, x_step: Size, y: Scratch, y_step: Size, n: Size) -> None: ...
+
+``Scratch``, ``State`` and ``Weights`` arrive as pointers into the stream's scratch and state and
+into the model's packed weights; ``Frames`` is how many frames the block has at the op's rate,
+``Index`` the number of such frames before this block; ``Size`` is an integer and ``Number`` a
+float32. Kernels are pure: they allocate nothing, raise nothing and touch no Python object.
+
+A row of the tape is ``[address of the kernel, one integer per parameter]``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core.ccallback import CFunc
+
+from .cache import KernelCache
+from .simd import as_floats, at, bits, call, floats, ints, lanes, load, splat, store
+
+__all__ = [
+    "ROW",
+    "Frames",
+    "Index",
+    "Kernel",
+    "Number",
+    "Scratch",
+    "Size",
+    "State",
+    "Weights",
+    "advance",
+    "elementwise",
+    "helper",
+    "kernel",
+]
+
+# Annotations of a kernel's parameters.
+Frames = int
+Index = int
+Size = int
+Number = Any
+Scratch = Any
+State = Any
+Weights = Any
+
+_PARAMETERS = {
+    "Frames": "frames[2 * row[{i}]]",
+    "Index": "frames[2 * row[{i}] + 1]",
+    "Size": "row[{i}]",
+    "Number": "numbers[2 * {i}]",
+    "Scratch": "at(scratch, row[{i}])",
+    "State": "at(state, row[{i}])",
+    "Weights": "at(weights, row[{i}])",
+}
+ROW = 24
+"""Integers in one row of the tape: the address and at most 23 operands."""
+
+_OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False, "nogil": True}
+_INTS = types.CPointer(types.int64)
+_FLOATS = types.CPointer(types.float32)
+_SIGNATURE = types.void(_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call; it is inlined into them."""
+    return njit(function, forceinline=True, **_OPTIONS)
+
+
+class Kernel:
+    """A kernel: its parameters, and the address of its compiled form (made when first asked for)."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.name = function.__name__
+        self.function = function
+        self.file = inspect.getfile(function)
+        self.parameters: dict[str, str] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.annotation not in _PARAMETERS:
+                raise TypeError(
+                    f"kernel {self.name}: annotate `{name}` with one of {', '.join(_PARAMETERS)}"
+                )
+            self.parameters[name] = parameter.annotation
+        if len(self.parameters) >= ROW:
+            raise TypeError(f"kernel {self.name}: at most {ROW - 1} parameters")
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}({', '.join(self.parameters)})>"
+
+    @functools.cached_property
+    def compiled(self) -> CFunc:
+        """The C function, taken from the cache or compiled now."""
+        arguments = ", ".join(
+            _PARAMETERS[kind].format(i=i) for i, kind in enumerate(self.parameters.values(), 1)
+        )
+        numbers = "Number" in self.parameters.values()
+        source = (
+            f"def {self.name}(row, weights, state, scratch, frames):\n"
+            + ("    numbers = as_floats(row)\n" if numbers else "")
+            + f"    body({arguments})\n"
+        )
+        scope: dict[str, Any] = {
+            "__name__": self.function.__module__,
+            "at": at,
+            "as_floats": as_floats,
+            "body": helper(self.function),
+        }
+        exec(compile(source, self.file, "exec"), scope)
+        entry = CFunc(scope[self.name], (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
+        entry._cache = KernelCache(scope[self.name])
+        entry.compile()
+        return entry
+
+    @property
+    def address(self) -> int:
+        return int(self.compiled.address)
+
+    def row(self, operands: Sequence[int]) -> list[int]:
+        """Return the tape's row that calls this kernel."""
+        return [self.address, *operands, *[0] * (ROW - 1 - len(operands))]
+
+
+def number(value: float) -> int:
+    """Return a float32 as the integer that a row keeps it in."""
+    return int.from_bytes(struct.pack("<fi", value, 0), "little")
+
+
+def kernel(function: Callable[..., None]) -> Kernel:
+    """Make a kernel of a function with annotated parameters; it is compiled when first used."""
+    return Kernel(function)
+
+
+def elementwise(function: Callable[..., Any]) -> Kernel:
+    """Make a kernel that applies a function of vectors to the elements of each frame.
+
+    Parameters of the function that are annotated ``Number`` are operands of the row, those
+    annotated ``Weights`` are one vector per element of a frame, and all others are the inputs.
+    The kernel's operands have the same names, then come ``y`` and ``n`` (elements of a frame).
+    """
+    kinds = {
+        name: p.annotation if p.annotation in ("Number", "Weights") else "Scratch"
+        for name, p in inspect.signature(function).parameters.items()
+    }
+    parameters, values = ["T: 'Frames'"], []
+    for name, kind in kinds.items():
+        parameters.append(f"{name}: {kind!r}")
+        if kind == "Scratch":
+            parameters.append(f"{name}_step: 'Size'")
+        at_i = {"Scratch": f"load({name}, t * {name}_step + i)", "Weights": f"load({name}, i)"}
+        values.append(at_i.get(kind, f"splat({name})"))
+    source = (
+        f"def {function.__name__}({', '.join(parameters)}, y: 'Scratch', y_step: 'Size', n: 'Size'):\n"
+        f"    for t in range(T):\n"
+        f"        for i in range(0, n, lanes()):\n"
+        f"            store(y, t * y_step + i, body({', '.join(values)}))\n"
+    )
+    scope = {
+        "__name__": function.__module__,
+        "body": helper(function),
+        "lanes": lanes,
+        "load": load,
+        "splat": splat,
+        "store": store,
+    }
+    exec(compile(source, inspect.getfile(function), "exec", dont_inherit=True), scope)
+    return Kernel(scope[function.__name__])
+
+
+# Fields of a stream's plan: everything `advance` has to know, as integers.
+(
+    TAPE,
+    ROWS,
+    WEIGHTS,
+    STATE,
+    SCRATCH,
+    FRAMES,
+    CLOCKS,
+    CLOCK_TABLE,
+    BLOCK,
+    INPUT,
+    INPUT_STEP,
+    INPUT_SIZE,
+    OUTPUT,
+    OUTPUT_STEP,
+    OUTPUT_SIZE,
+    OUTPUT_CLOCK,
+    POLICY,
+    HELD,
+    PLAN_SIZE,
+) = range(19)
+
+RAISE, PROPAGATE, HOLD = range(3)
+"""What a stream does with a frame that holds a NaN or an infinity."""
+
+MISMATCH = -1
+"""`advance` was given arrays of the wrong size; nothing was done."""
+NONFINITE = -2
+"""`advance` met a non-finite frame under RAISE: NONFINITE - (index of the frame)."""
+
+
+@helper
+def emitted(now: int, stride: int, start: int) -> int:
+    """Frames that a clock has let through after ``now`` input frames."""
+    return 0 if now <= start else (now - start + stride - 1) // stride
+
+
+@helper
+def finite(x: Any, n: int) -> Any:
+    """Whether ``x[:n]``, given as bit patterns, holds neither a NaN nor an infinity."""
+    bad = 0
+    for i in range(n):
+        bad |= (x[i] & 0x7F800000) == 0x7F800000
+    return bad == 0
+
+
+@helper
+def copy(n: int, x: Any, y: Any) -> None:
+    """``y[:n] = x[:n]``, touching nothing beyond."""
+    whole = n - n % lanes()
+    for i in range(0, whole, lanes()):
+        store(y, i, load(x, i))
+    for i in range(whole, n):
+        y[i] = x[i]
+
+
+def _advance(plan_address: int, n_frames: int, x: Any, y: Any) -> int:
+    plan = ints(plan_address)
+    scratch = floats(plan[SCRATCH])
+    state = floats(plan[STATE])
+    weights = floats(plan[WEIGHTS])
+    tape = ints(plan[TAPE])
+    frames = ints(plan[FRAMES])
+    clocks = ints(plan[CLOCK_TABLE])
+    clock = ints(plan[STATE])
+    in_size, out_size = plan[INPUT_SIZE], plan[OUTPUT_SIZE]
+    stride, start = clocks[2 * plan[OUTPUT_CLOCK]], clocks[2 * plan[OUTPUT_CLOCK] + 1]
+    due = emitted(clock[0] + n_frames, stride, start) - emitted(clock[0], stride, start)
+    if x.size != n_frames * in_size or y.size != due * out_size:
+        return MISMATCH
+    source, target = floats(x.ctypes.data), floats(y.ctypes.data)
+    pattern = bits(x.ctypes.data)
+    policy = plan[POLICY]
+    if policy == RAISE and not finite(pattern, n_frames * in_size):
+        t = 0
+        while finite(at(pattern, t * in_size), in_size):
+            t += 1
+        return NONFINITE - t
+    written = 0
+    for first in range(0, n_frames, plan[BLOCK]):
+        n = min(plan[BLOCK], n_frames - first)
+        now = clock[0]
+        for k in range(plan[CLOCKS]):
+            before = emitted(now, clocks[2 * k], clocks[2 * k + 1])
+            frames[2 * k] = emitted(now + n, clocks[2 * k], clocks[2 * k + 1]) - before
+            frames[2 * k + 1] = before
+        for t in range(n):
+            frame = at(source, (first + t) * in_size)
+            if policy == HOLD:
+                held = floats(plan[HELD])
+                if finite(at(pattern, (first + t) * in_size), in_size):
+                    copy(in_size, frame, held)
+                else:
+                    frame = held
+            copy(in_size, frame, at(scratch, plan[INPUT] + t * plan[INPUT_STEP]))
+        for r in range(plan[ROWS]):
+            row = at(tape, r * ROW)
+            call(row[0], row, weights, state, scratch, frames)
+        for t in range(frames[2 * plan[OUTPUT_CLOCK]]):
+            result = at(scratch, plan[OUTPUT] + t * plan[OUTPUT_STEP])
+            copy(out_size, result, at(target, written * out_size))
+            written += 1
+        clock[0] = now + n
+    return written
+
+
+@functools.cache
+def advance() -> Callable[[int, int, Any, Any], int]:
+    """Return the compiled ``advance(plan, n_frames, x, y) -> frames written``.
+
+    It runs `n_frames` frames from `x` through the tape into `y`, both float32 and contiguous, in
+    blocks; it returns the number of frames written or, with nothing done, a negative code.
+    """
+    function = njit(_advance, **_OPTIONS)
+    function._cache = KernelCache(_advance)
+    frames = types.Array(types.float32, 1, "C", readonly=True)
+    function.compile(types.int64(types.int64, types.int64, frames, types.float32[::1]))
+    function.disable_compile()
+    return function  # type: ignore[no-any-return]

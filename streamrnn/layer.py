@@ -1,0 +1,330 @@
+"""What every layer, stack and model can do: be called on values, hold weights, run a stream."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError, GraphError, WeightError
+from .graph import Graph, Input, Shape, Value, describe
+
+if TYPE_CHECKING:
+    from .ops.op import Op
+    from .program import Program
+    from .stream import Result, StateView, Stream
+
+__all__ = ["Layer", "Model", "Sequential", "check_weight"]
+
+Array = npt.NDArray[np.float32]
+
+
+class Layer:
+    """Anything with inputs, an output and weights: an op, a stack of cells, a model.
+
+    Call it on symbolic values to place it in a graph. By itself it is a model of one layer:
+    ``layer.stream()`` runs it, and ``step``, ``run``, ``reset`` and ``state`` are those of a stream
+    that the layer keeps for itself.
+    """
+
+    def __call__(self, *values: Value) -> Value:
+        """Place this layer in a graph.
+
+        Parameters
+        ----------
+        *values : Value
+            What the layer reads.
+
+        Returns
+        -------
+        Value
+            What it makes.
+
+        Raises
+        ------
+        GraphError
+            If the number, shape, dtype or rate of the values does not fit.
+        """
+        raise NotImplementedError
+
+    def input_values(self) -> tuple[Value, ...]:
+        """Return inputs that fit this layer.
+
+        Raises
+        ------
+        GraphError
+            If the layer takes frames of any shape.
+        """
+        raise GraphError(
+            f"{self!r} takes frames of any shape: say which one, e.g. "
+            f"Sequential(Input((8,)), {type(self).__name__}(…))"
+        )
+
+    def named_parameters(self) -> dict[str, tuple[Op, str]]:
+        """Return every weight by its name (torch's, where torch has the layer): (op, name there)."""
+        raise NotImplementedError
+
+    def graph(self) -> Graph:
+        """Return the layer as a graph with inputs ``x`` (``x_0``, …) and output ``y``."""
+        values = self.input_values()
+        names = ["x"] if len(values) == 1 else [f"x_{i}" for i in range(len(values))]
+        return Graph(dict(zip(names, values, strict=True)), {"y": self(*values)})
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return a copy of the weights, float32, by name."""
+        return {n: op.weights[p].copy() for n, (op, p) in self.named_parameters().items()}
+
+    def load_state_dict(self, weights: Mapping[str, Any]) -> None:
+        """Take trained weights.
+
+        Streams that exist go on with the weights they have; the layer's own stream starts anew.
+
+        Parameters
+        ----------
+        weights : mapping of str to array
+            Every weight of the layer, under torch's name and in torch's shape: arrays or torch
+            tensors of a floating type. They are copied and kept as float32.
+
+        Raises
+        ------
+        WeightError
+            If weights are missing, unknown, misshapen, not floating-point or not finite; all of
+            them are named, and the layer is left as it was.
+        """
+        wanted = self.named_parameters()
+        problems = [f"missing: {n} {_shape_of(*wanted[n])}" for n in wanted if n not in weights]
+        problems += [f"unknown: {n} {describe(weights[n])}" for n in weights if n not in wanted]
+        checked: dict[str, Array] = {}
+        for name in wanted.keys() & weights.keys():
+            array, problem = check_weight(weights[name], _shape_of(*wanted[name]))
+            if problem:
+                problems.append(f"{name}: {problem}")
+            else:
+                checked[name] = array
+        if problems:
+            raise WeightError(f"{self!r} cannot take these weights: " + "; ".join(sorted(problems)))
+        by_op: dict[int, tuple[Op, dict[str, Array]]] = {}
+        for name, (op, parameter) in wanted.items():
+            by_op.setdefault(id(op), (op, {}))[1][parameter] = checked[name]
+        for op, arrays in by_op.values():
+            op.weights = arrays
+
+    def program(self) -> Program:
+        """Return the layer compiled: packed weights and tape; kept until the weights change."""
+        from .program import Program
+
+        ops = {id(op): op for op, _ in self.named_parameters().values()}
+        key = tuple(id(op.weights) for op in ops.values())
+        kept: tuple[Any, Program] | None = self.__dict__.get("_program")
+        if kept is None or kept[0] != key:
+            kept = (key, Program(self.graph()))
+            self.__dict__["_program"] = kept
+            self.__dict__.pop("_own_stream", None)
+        return kept[1]
+
+    def stream(self, on_nonfinite: str = "raise") -> Stream:
+        """Return a new stream of this layer; its state begins at the initial state.
+
+        Parameters
+        ----------
+        on_nonfinite : str
+            What to do with a frame that holds a NaN or an infinity: ``"raise"`` (the state stays
+            as it was), ``"propagate"`` (compute with it) or ``"hold"`` (use the last good frame).
+
+        Raises
+        ------
+        ConfigError
+            If the policy is none of the three.
+        """
+        from .stream import Stream
+
+        return Stream(self.program(), on_nonfinite)
+
+    @property
+    def _stream(self) -> Stream:
+        self.program()  # drops the stream if the weights have changed
+        own: Stream | None = self.__dict__.get("_own_stream")
+        if own is None:
+            own = self.__dict__["_own_stream"] = self.stream()
+        return own
+
+    def step(self, x: Any, out: Any = None) -> Result | None:
+        """Run one frame through the layer's own stream; see :meth:`Stream.step` for shapes."""
+        return self._stream.step(x, out)
+
+    def run(self, xs: Any, out: Any = None) -> Result:
+        """Run a block of frames through the layer's own stream; see :meth:`Stream.run` for shapes."""
+        return self._stream.run(xs, out)
+
+    def reset(self) -> None:
+        """Return the layer's own stream to its initial state."""
+        self._stream.reset()
+
+    @property
+    def state(self) -> StateView:
+        """State of the layer's own stream; see :attr:`Stream.state`."""
+        return self._stream.state
+
+    @state.setter
+    def state(self, values: Mapping[str, Any]) -> None:
+        self._stream.state = values
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a ``.safetensors`` file; see :func:`streamrnn.load`.
+
+        Raises
+        ------
+        FileError
+            If the path does not end in ``.safetensors`` or cannot be written.
+        """
+        from .files import save
+
+        save(self, path)
+
+
+def _shape_of(op: Op, name: str) -> Shape:
+    return op.parameter_shapes()[name]
+
+
+def check_weight(given: Any, shape: Shape) -> tuple[Array, str]:
+    """Return `given` as a read-only float32 copy, and what is wrong with it (or nothing)."""
+    empty = np.empty(0, np.float32)
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # a foreign tensor may refuse in ways of its own
+        return empty, f"expected an array of shape {shape}, got {describe(given)} ({error})"
+    if array.dtype.kind != "f":
+        return empty, f"expected floating-point numbers, got {array.dtype}"
+    if array.shape != shape:
+        return empty, f"expected shape {shape}, got {array.shape}"
+    if not np.isfinite(array).all():
+        return empty, "holds a NaN or an infinity"
+    with np.errstate(over="ignore"):
+        copy = np.array(array, np.float32, order="C")
+    if not np.isfinite(copy).all():
+        return empty, "holds a number beyond the range of float32"
+    copy.flags.writeable = False
+    return copy, ""
+
+
+class Sequential(Layer):
+    """Layers one after another; the output of each is the input of the next.
+
+    Parameters
+    ----------
+    *layers : Layer or Value
+        The layers. An :func:`Input` may stand first, to say the shape of a frame where the first
+        layer does not.
+    name : str, optional
+        Prefix of the weights' names when the stack is part of another.
+
+    Raises
+    ------
+    ConfigError
+        If something else than a layer is given.
+    """
+
+    def __init__(self, *layers: Layer | Value, name: str | None = None) -> None:
+        self.name = name
+        self._input = layers[0] if layers and isinstance(layers[0], Value) else None
+        rest = layers[1:] if self._input is not None else layers
+        for i, layer in enumerate(rest):
+            if not isinstance(layer, Layer):
+                raise ConfigError(
+                    f"Sequential: item {i} must be a layer, got {describe(layer)}"
+                    + (" (a class: call it)" if isinstance(layer, type) else "")
+                )
+        self.layers: tuple[Layer, ...] = tuple(layer for layer in rest if isinstance(layer, Layer))
+        if not self.layers:
+            raise ConfigError("Sequential: needs at least one layer")
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+    def __call__(self, *values: Value) -> Value:
+        if len(values) != 1:
+            raise GraphError(f"Sequential takes one value, got {len(values)}")
+        return functools.reduce(lambda value, layer: layer(value), self.layers, values[0])
+
+    def input_values(self) -> tuple[Value, ...]:
+        return (self._input,) if self._input is not None else self.layers[0].input_values()
+
+    def named_parameters(self) -> dict[str, tuple[Op, str]]:
+        return {
+            f"{getattr(layer, 'name', None) or i}.{name}": where
+            for i, layer in enumerate(self.layers)
+            for name, where in layer.named_parameters().items()
+        }
+
+
+def _by_name(values: Any, letter: str) -> dict[str, Value]:
+    if isinstance(values, Value):
+        return {letter: values}
+    if isinstance(values, Mapping):
+        named = dict(values)
+    elif isinstance(values, Sequence):
+        named = {f"{letter}_{i}": v for i, v in enumerate(values)}
+    else:
+        named = {letter: values}
+    for name, value in named.items():
+        if not isinstance(value, Value) or not isinstance(name, str):
+            raise ConfigError(f"Model: {name!r} must be a symbolic value, got {describe(value)}")
+    return named
+
+
+class Model(Layer):
+    """A graph of layers, from symbolic inputs to outputs.
+
+    Parameters
+    ----------
+    inputs : Value, sequence or dict of Value
+        What goes in each step; a dict names them (else ``x`` or ``x_0``, ``x_1``, …).
+    outputs : Value, sequence or dict of Value
+        What comes out (else ``y`` or ``y_0``, …). A stream of a model with several returns a tuple.
+    metadata : dict of str to str, optional
+        Notes that are kept in the model's file (sample rate, labels, …).
+
+    Raises
+    ------
+    ConfigError, GraphError
+        If these are not symbolic values, or do not make a graph (see :class:`Graph`).
+    """
+
+    def __init__(
+        self,
+        inputs: Value | Sequence[Value] | Mapping[str, Value],
+        outputs: Value | Sequence[Value] | Mapping[str, Value],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"))
+        self.metadata = dict(metadata or {})
+
+    def __repr__(self) -> str:
+        shapes = {name: value.shape for name, value in self._graph.inputs.items()}
+        return f"Model({len(self._graph.nodes)} ops, inputs {shapes})"
+
+    def __call__(self, *values: Value) -> Value:
+        inputs, outputs = list(self._graph.inputs.values()), list(self._graph.outputs.values())
+        if len(outputs) != 1:
+            raise GraphError("a model with several outputs cannot be used as a layer")
+        if [v.shape for v in values] != [v.shape for v in inputs]:
+            raise GraphError(
+                f"{self!r} takes shapes {[v.shape for v in inputs]}, got {[v.shape for v in values]}"
+            )
+        made = {id(old): new for old, new in zip(inputs, values, strict=True)}
+        for node in self._graph.nodes:
+            made[id(node.value)] = node.op(*(made[id(arg)] for arg in node.args))
+        return made[id(outputs[0])]
+
+    def graph(self) -> Graph:
+        return self._graph
+
+    def input_values(self) -> tuple[Value, ...]:
+        return tuple(Input(v.shape, v.dtype) for v in self._graph.inputs.values())
+
+    def named_parameters(self) -> dict[str, tuple[Op, str]]:
+        return self._graph.parameters()

@@ -1,0 +1,167 @@
+"""Sums, differences, products and quotients of two values, and of a value and a number.
+
+Shapes are broadcast as in NumPy. In a model write ``a + b``, ``a * 2.0`` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError, GraphError
+from ..graph import Shape, Value, describe
+from ..kernels.simd import fma
+from ..kernels.tape import Kernel, Number, elementwise
+from .op import Array, Arrays, Op
+from .rearrange import Expand
+
+if TYPE_CHECKING:
+    from ..kernels.simd import Vector
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Add", "Div", "Mul", "Scale", "Sub", "arithmetic"]
+
+
+@elementwise
+def add(a: Vector, b: Vector) -> Vector:
+    return a + b
+
+
+@elementwise
+def sub(a: Vector, b: Vector) -> Vector:
+    return a - b
+
+
+@elementwise
+def mul(a: Vector, b: Vector) -> Vector:
+    return a * b
+
+
+@elementwise
+def div(a: Vector, b: Vector) -> Vector:
+    return a / b
+
+
+@dataclass(eq=False)
+class _Binary(Op):
+    kernel: ClassVar[Kernel]
+    function: ClassVar[Callable[[Array, Array], Array]]
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise GraphError(f"{self!r} reads two values of one shape, got {shapes}")
+        return shapes[0]
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return type(self).function(xs[0], xs[1])
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        tape.emit(self.kernel, a=xs[0], b=xs[1], y=y, n=y.size)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op(type(self).__name__, *xs)
+
+
+class Add(_Binary):
+    """``a + b`` of two values of one shape."""
+
+    kernel, function = add, np.add
+
+
+class Sub(_Binary):
+    """``a - b`` of two values of one shape."""
+
+    kernel, function = sub, np.subtract
+
+
+class Mul(_Binary):
+    """``a * b`` of two values of one shape, element by element."""
+
+    kernel, function = mul, np.multiply
+
+
+class Div(_Binary):
+    """``a / b`` of two values of one shape, element by element; x / 0 is an infinity or NaN."""
+
+    kernel, function = div, np.divide
+
+
+@elementwise
+def scale(x: Vector, factor: Number, offset: Number) -> Vector:
+    return fma(x, factor, offset)
+
+
+@dataclass(eq=False)
+class Scale(Op):
+    """``y = x * factor + offset`` with two numbers; shapes as they are.
+
+    Parameters
+    ----------
+    factor, offset : float
+        Finite numbers.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a number is not finite.
+    """
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        for what in ("factor", "offset"):
+            given = getattr(self, what)
+            if not isinstance(given, (int, float, np.number)) or not np.isfinite(given):
+                raise ConfigError(f"Scale: `{what}` must be a finite number, got {given!r}")
+            setattr(self, what, float(np.float32(given)))
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return xs[0] * self.factor + self.offset
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        tape.emit(scale, x=xs[0], factor=self.factor, offset=self.offset, y=y, n=y.size)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        y = g.op("Mul", xs[0], g.constant(np.float32(self.factor)))
+        return g.op("Add", y, g.constant(np.float32(self.offset)))
+
+
+_BINARY: dict[str, type[_Binary]] = {"Add": Add, "Sub": Sub, "Mul": Mul, "Div": Div}
+
+
+def arithmetic(name: str, a: Value, b: Any, swap: bool = False) -> Value:
+    """Return ``a op b`` (or ``b op a``), with `b` a value or a number."""
+    if isinstance(b, Value):
+        try:
+            shape = np.broadcast_shapes(a.shape, b.shape)
+        except ValueError:
+            raise GraphError(
+                f"{name}: shapes {a.shape} and {b.shape} cannot be broadcast together"
+            ) from None
+        a, b = (v if v.shape == shape else Expand(shape)(v) for v in (a, b))
+        return _BINARY[name](*((b, a) if swap else (a, b)))
+    if isinstance(b, bool) or not isinstance(b, (int, float, np.number)):
+        raise GraphError(f"{name}: the other operand must be a value or a number, got {describe(b)}")
+    number = float(b)
+    if name == "Add":
+        return Scale(1.0, number)(a)
+    if name == "Sub":
+        return Scale(-1.0, number)(a) if swap else Scale(1.0, -number)(a)
+    if name == "Div" and number == 0:
+        raise GraphError("Div: division by the number 0")
+    return Scale(number if name == "Mul" else 1 / number)(a)

@@ -1,0 +1,197 @@
+"""What recurrent cells share: weights in gates, the states, stacks of layers, the native ONNX node."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError, GraphError
+from ..graph import Shape, Value
+from ..layer import Layer
+from .op import Array, Arrays, Op, uniform
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+__all__ = ["Cell", "Stack", "reorder"]
+
+
+def reorder(array: Array, order: str, wanted: str) -> Array:
+    """Return (gates * H, …) with its gates in another order: ``reorder(w, "rzn", "zrn")``."""
+    parts = dict(zip(order, np.split(array, len(order)), strict=True))
+    return np.concatenate([parts[gate] for gate in wanted])
+
+
+@dataclass(eq=False)
+class Cell(Op):
+    """A recurrent step whose gates are affine in the frame and in the hidden state ``h``.
+
+    A cell says its gates, its states and the gate order of other libraries, as data.
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
+
+    gates: ClassVar[str] = ""
+    """One letter a gate, in the order in which the weights hold them (torch's)."""
+    states: ClassVar[tuple[str, ...]] = ("h",)
+    layouts: ClassVar[dict[str, str]] = {}
+    """Gate order of other libraries."""
+
+    def __post_init__(self) -> None:
+        self.at_least(input_size=1, hidden_size=1)
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        rows = len(self.gates) * self.hidden_size
+        shapes: dict[str, Shape] = {
+            "weight_ih": (rows, self.input_size),
+            "weight_hh": (rows, self.hidden_size),
+        }
+        return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if self.bias else {})
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        return uniform(shape, 1 / math.sqrt(self.hidden_size), rng)
+
+    def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
+        return {name: (self.hidden_size,) for name in self.states}
+
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.input_size,),)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 1:
+            raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
+        self.expect(shapes[0], (self.input_size,))
+        return (self.hidden_size,)
+
+    def full_weights(self) -> Arrays:
+        """Return the weights with zeros for biases that are off."""
+        rows = len(self.gates) * self.hidden_size
+        zeros = {name: np.zeros(rows, np.float32) for name in ("bias_ih", "bias_hh")}
+        return zeros | dict(self.weights)
+
+    def preactivations(self, weights: Arrays, x: Array, h: Array) -> Arrays:
+        """Return ``W_ih x + b_ih + W_hh h + b_hh`` of each gate, by its letter."""
+        z = weights["weight_ih"] @ x + weights["weight_hh"] @ h
+        if self.bias:
+            z = z + weights["bias_ih"] + weights["bias_hh"]
+        return dict(zip(self.gates, np.split(z, len(self.gates)), strict=True))
+
+    def native(self, g: Recorder, kind: str, x: str, **attributes: Any) -> str:
+        """Write the cell as ONNX's own recurrent node ``kind`` (operators RNN, GRU, LSTM)."""
+        order = self.layouts["onnx"]
+        w = {n: reorder(a, self.gates, order) for n, a in self.full_weights().items()}
+        bias = np.concatenate([w["bias_ih"], w["bias_hh"]])
+        results = g.ops(
+            kind,
+            1 + len(self.states),
+            x,
+            g.constant(w["weight_ih"][None], "W"),
+            g.constant(w["weight_hh"][None], "R"),
+            g.constant(bias[None], "B") if self.bias else "",
+            "",  # sequence_lens: every sequence has all T frames
+            *(g.state(name, batch_axis=1) for name in self.states),
+            hidden_size=self.hidden_size,
+            **attributes,
+        )
+        for name, value in zip(self.states, results[1:], strict=True):
+            g.next_state(name, value)
+        return g.op("Squeeze", results[0], g.ints(1))
+
+
+class Stack(Layer):
+    """Cells of one kind on top of each other, under torch's argument and weight names.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state of each layer.
+    num_layers : int
+        Cells; each reads the output of the one before.
+    bias : bool
+        Whether the cells have biases.
+    bidirectional : bool
+        Only False: the backward direction would need the future of the stream.
+    name : str, optional
+        The cells are called ``name_0``, ``name_1``, … (``name`` if there is one).
+    seed : int, optional
+        Makes the random initial weights reproducible.
+    **options
+        Further arguments of the cell.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer, an option is unknown, or `bidirectional` is true.
+    """
+
+    cell: ClassVar[type[Cell]]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        bidirectional: bool = False,
+        *,
+        name: str | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        kind = type(self).__name__
+        if bidirectional:
+            raise ConfigError(
+                f"{kind}: bidirectional=True cannot run on a live stream: the backward direction "
+                f"begins at the last frame, which has not come yet; train with bidirectional=False"
+            )
+        if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+            raise ConfigError(f"{kind}: `num_layers` must be a positive integer, got {num_layers!r}")
+        unknown = options.keys() - self.cell.__dataclass_fields__.keys()
+        if unknown:
+            raise ConfigError(f"{kind}: unknown argument {', '.join(map(repr, sorted(unknown)))}")
+        self.name = name
+        self.cells: Sequence[Cell] = tuple(
+            self.cell(
+                input_size if k == 0 else hidden_size,
+                hidden_size,
+                bias,
+                name=name if name is None or num_layers == 1 else f"{name}_{k}",
+                seed=child,
+                **options,
+            )
+            for k, child in enumerate(_seeds(seed, num_layers))
+        )
+
+    def __repr__(self) -> str:
+        first, n = self.cells[0], len(self.cells)
+        return f"{type(self).__name__}({first.input_size}, {first.hidden_size}, num_layers={n})"
+
+    def __call__(self, *values: Value) -> Value:
+        if len(values) != 1:
+            raise GraphError(f"{self!r} reads one value, got {len(values)}")
+        return functools.reduce(lambda value, cell: cell(value), self.cells, values[0])
+
+    def input_values(self) -> tuple[Value, ...]:
+        return self.cells[0].input_values()
+
+    def named_parameters(self) -> dict[str, tuple[Op, str]]:
+        return {
+            f"{name}_l{k}": (cell, name)
+            for k, cell in enumerate(self.cells)
+            for name in cell.parameter_shapes()
+        }
+
+
+def _seeds(seed: int | None, n: int) -> list[int | None]:
+    """Return n seeds that follow from one (the first is itself)."""
+    if seed is None:
+        return [None] * n
+    more = np.random.SeedSequence(seed).generate_state(max(n - 1, 1))
+    return [seed, *(int(s) for s in more[: n - 1])]

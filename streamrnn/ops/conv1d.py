@@ -1,0 +1,287 @@
+"""Convolution over the frames of a stream, causal: an output depends on this frame and past ones.
+
+``y[m] = b + sum over taps j of W[:, :, j] x[m * stride - (k - 1 - j) * dilation]``, with frames
+before the first one zero. That is ``torch.nn.Conv1d`` on a sequence padded on the left by
+``dilation * (k - 1)``; an output is due at frames 0, stride, 2 * stride, …
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ConfigError, GraphError
+from ..graph import Shape
+from ..kernels.product import affine
+from ..kernels.simd import at, fma, lanes, load, store
+from ..kernels.tape import Frames, Index, Scratch, Size, State, Weights, copy, helper, kernel
+from .op import Array, Arrays, Op, uniform
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Conv1d", "check_convolution", "pack_groups", "taps_first"]
+
+
+@helper
+def remember(
+    T: int, x: object, x_step: int, window: object, past: object, C: int, frames: int
+) -> None:
+    """``window`` becomes the past frames and the new ones; ``past`` its last frames."""
+    copy(frames * C, past, window)
+    for t in range(T):
+        copy(C, at(x, t * x_step), at(window, (frames + t) * C))
+    copy(frames * C, at(window, T * C), past)
+
+
+@kernel
+def conv1d(
+    T: Frames,
+    due: Frames,
+    index: Index,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    window: Scratch,
+    past: State,
+    w: Weights,
+    bias: Weights,
+    C: Size,
+    O: Size,
+    groups: Size,
+    taps: Size,
+    dilation: Size,
+    stride: Size,
+    memory: Size,
+) -> None:
+    """``memory`` past frames are kept; ``index`` frames came before this block."""
+    remember(T, x, x_step, window, past, C, memory)
+    first = at(window, (-index) % stride * C)
+    width = C // groups
+    out = O // groups
+    packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
+    for g in range(groups):
+        source, sums, result = at(first, g * width), at(bias, g * out), at(y, g * out)
+        if groups == 1 and dilation == 1:  # the taps of a window lie side by side
+            affine(due, source, stride * C, 1, 0, taps * C, sums, 0, result, y_step, w, O)
+        else:
+            affine(
+                due,
+                source,
+                stride * C,
+                taps,
+                dilation * C,
+                width,
+                sums,
+                0,
+                result,
+                y_step,
+                at(w, g * packed),
+                out,
+            )
+
+
+@kernel
+def conv1d_depthwise(
+    T: Frames,
+    due: Frames,
+    index: Index,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    window: Scratch,
+    past: State,
+    w: Weights,
+    bias: Weights,
+    C: Size,
+    taps: Size,
+    dilation: Size,
+    stride: Size,
+    memory: Size,
+    P: Size,
+) -> None:
+    """One filter a channel; the lanes of a vector are channels."""
+    remember(T, x, x_step, window, past, C, memory)
+    first = (-index) % stride
+    for t in range(due):
+        source = at(window, (first + t * stride) * C)
+        for c in range(0, C, lanes()):
+            total = load(bias, c)
+            for tap in range(taps):
+                total = fma(load(w, tap * P + c), load(source, tap * dilation * C + c), total)
+            store(y, t * y_step + c, total)
+
+
+def check_convolution(op: Op, channels: int, out_channels: int, groups: int) -> None:
+    """Raise ConfigError unless the groups divide both channel counts."""
+    if channels % groups or out_channels % groups:
+        raise ConfigError(
+            f"{type(op).__name__}: `groups`={groups} must divide in_channels={channels} and "
+            f"out_channels={out_channels}"
+        )
+
+
+def taps_first(weight: Array) -> Array:
+    """Return (O, C, k) as (O, k * C): the order in which a window of frames lies in memory."""
+    return weight.transpose(0, 2, 1).reshape(weight.shape[0], -1)
+
+
+def pack_groups(tape: Lowering, weight: Array, groups: int) -> int:
+    """Store a weight (O, k * C) as one packed matrix after another, one a group."""
+    from ..kernels.product import pack
+
+    parts = [pack(part, tape.lanes) for part in np.split(weight, groups)]
+    return tape.weight(np.concatenate(parts))
+
+
+@dataclass(eq=False)
+class Conv1d(Op):
+    """Causal convolution over the stream, with the weights of ``torch.nn.Conv1d``.
+
+    Frames are float32 [shape=(C,)], outputs float32 [shape=(O,)], every ``stride`` frames; the
+    state ``past`` [shape=(dilation * (kernel_size - 1), C)] is the last frames, oldest first.
+    Weights: ``weight`` (O, C / groups, kernel_size), ``bias`` (O,).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and O.
+    kernel_size : int
+        Frames that one output sees, counted in steps of `dilation`.
+    stride : int
+        Frames from one output to the next; the first output is due at the first frame.
+    dilation : int
+        Frames from one tap to the next.
+    groups : int
+        Blocks of channels that do not mix; it divides C and O.
+    bias : bool
+        Whether there is a bias.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer or the groups do not divide the channels.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        self.at_least(
+            in_channels=1, out_channels=1, kernel_size=1, stride=1, dilation=1, groups=1
+        )
+        check_convolution(self, self.in_channels, self.out_channels, self.groups)
+        self.stride_frames = self.stride
+
+    @property
+    def memory_frames(self) -> int:
+        """Past frames that are kept."""
+        return self.dilation * (self.kernel_size - 1)
+
+    @property
+    def receptive_field_frames(self) -> int:
+        return self.memory_frames + 1
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        width = self.in_channels // self.groups
+        shapes: dict[str, Shape] = {"weight": (self.out_channels, width, self.kernel_size)}
+        return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        fan_in = self.in_channels // self.groups * self.kernel_size
+        return uniform(shape, 1 / math.sqrt(fan_in), rng)
+
+    def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
+        return {"past": (self.memory_frames, self.in_channels)} if self.memory_frames else {}
+
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.in_channels,),)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 1:
+            raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
+        self.expect(shapes[0], (self.in_channels,))
+        return (self.out_channels,)
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        past = states.get("past", np.zeros((0, self.in_channels)))
+        window = np.concatenate([past, xs[0][None]])
+        if self.memory_frames:
+            states["past"] = window[1:]
+        taps = window[:: self.dilation]  # (k, C)
+        groups = zip(
+            np.split(weights["weight"], self.groups), np.split(taps, self.groups, 1), strict=True
+        )
+        y = np.concatenate([np.einsum("ock,kc->o", w, x) for w, x in groups])
+        return y + (weights["bias"] if self.bias else 0.0)
+
+    def scaled(self, scale: Array, shift: Array) -> Conv1d:
+        """Return ``scale * y + shift`` as one op."""
+        op = Conv1d(**{**self.config(), "bias": True})
+        bias = self.weights["bias"] if self.bias else 0.0
+        op.weights = {
+            "weight": self.weights["weight"] * scale[:, None, None],
+            "bias": bias * scale + shift,
+        }
+        return op
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        C, O = self.in_channels, self.out_channels
+        x = xs[0]
+        y = tape.output(spare=tape.lanes)
+        bias = self.weights["bias"] if self.bias else np.zeros(O, np.float32)
+        operands = {
+            "due": y,
+            "index": x,
+            "x": x,
+            "y": y,
+            "window": tape.temporary(C, fixed=self.memory_frames * C, like=x),
+            "past": tape.state("past") if self.memory_frames else 0,
+            "bias": tape.weight(np.pad(bias, (0, tape.lanes))),
+            "C": C,
+            "taps": self.kernel_size,
+            "dilation": self.dilation,
+            "stride": self.stride,
+            "memory": self.memory_frames,
+        }
+        weight = self.weights["weight"]
+        if self.groups == C == O:
+            P = tape.padded(C)
+            lanes_of_taps = np.pad(weight[:, 0].T, ((0, 0), (0, P - C)))
+            tape.emit(conv1d_depthwise, **operands, w=tape.weight(lanes_of_taps), P=P)
+        else:
+            w = pack_groups(tape, taps_first(weight), self.groups)
+            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        window = xs[0]
+        if self.memory_frames:
+            window = g.op("Concat", g.state("past", batch_axis=1), xs[0], axis=0)
+            first = g.ints(g.frames())
+            last = g.ints(2**62)
+            axis = g.ints(0)
+            g.next_state("past", g.op("Slice", window, first, last, axis))
+        y = g.op(
+            "Conv",
+            g.op("Transpose", window, perm=[1, 2, 0]),
+            g.constant(self.weights["weight"], "weight"),
+            g.constant(self.weights["bias"], "bias") if self.bias else "",
+            strides=[self.stride],
+            dilations=[self.dilation],
+            group=self.groups,
+        )
+        return g.op("Transpose", y, perm=[2, 0, 1])

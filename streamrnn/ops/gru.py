@@ -1,0 +1,201 @@
+r"""Gated recurrent unit.
+
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, equations 5 to 8; in
+the form of ``torch.nn.GRUCell``, where the reset gate acts after the recurrent product::
+
+    r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+    z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+    n = tanh(W_in x + b_in + r * (W_hn h + b_hn))        reset_after=True (torch, Keras)
+    n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)        reset_after=False (the paper)
+    h' = (1 - z) * n + z * h
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..kernels.functions import sigmoid, tanh
+from ..kernels.product import affine
+from ..kernels.simd import at, fma, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from .cell import Cell, Stack
+from .op import Array, Arrays
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["GRU", "GRUCell"]
+
+
+@kernel
+def gru_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    hidden: Scratch,
+    h: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    before = h
+    for t in range(T):
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        for u in range(0, H, L):
+            r = sigmoid(load(gate, u) + load(hidden, u))
+            z = sigmoid(load(gate, P + u) + load(hidden, P + u))
+            n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
+            store(after, u, fma(z, load(before, u) - n, n))
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@kernel
+def gru_cell_reset_before(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    reset: Scratch,
+    h: State,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps, reset before the product; ``reset`` takes r * h of one frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
+    before = h
+    for t in range(T):
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        candidate = at(gate, 2 * P)
+        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
+        for u in range(0, H, L):
+            store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+        affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
+        for u in range(0, H, L):
+            z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
+            store(after, u, fma(z, load(before, u) - n, n))
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@dataclass(eq=False)
+class GRUCell(Cell):
+    """One GRU step; the output is the new hidden state.
+
+    Frames are float32 [shape=(I,)], outputs and state ``h`` float32 [shape=(H,)], dimensionless.
+    Weights as in ``torch.nn.GRUCell``: ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), ``bias_ih`` and
+    ``bias_hh`` (3H,), gates in the order r, z, n.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state.
+    bias : bool
+        Whether there are biases.
+    reset_after : bool
+        Whether the reset gate acts after the recurrent product (torch, Keras' default, ONNX's
+        ``linear_before_reset=1``) or before it (the paper, ONNX's default).
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer.
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
+    reset_after: bool = True
+
+    prefix: ClassVar[str] = "gru"
+    gates: ClassVar[str] = "rzn"
+    layouts: ClassVar[dict[str, str]] = {"torch": "rzn", "onnx": "zrn", "keras": "zrn"}
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        h = states["h"]
+        zeros = {name: np.zeros(3 * self.hidden_size) for name in ("bias_ih", "bias_hh")}
+        w = zeros | weights
+        ir, iz, in_ = np.split(w["weight_ih"] @ xs[0] + w["bias_ih"], 3)
+        hr, hz, hn = np.split(w["weight_hh"] @ h + w["bias_hh"], 3)
+        r, z = 1 / (1 + np.exp(-(ir + hr))), 1 / (1 + np.exp(-(iz + hz)))
+        if self.reset_after:
+            n = np.tanh(in_ + r * hn)
+        else:
+            w_hn, b_hn = np.split(w["weight_hh"], 3)[2], np.split(w["bias_hh"], 3)[2]
+            n = np.tanh(in_ + w_hn @ (r * h) + b_hn)
+        states["h"] = (1 - z) * n + z * h
+        return states["h"]
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, H = tape.output(), self.hidden_size
+        w = self.full_weights()
+        common = {
+            "x": xs[0],
+            "y": y,
+            "gates": tape.temporary(3 * tape.padded(H)),
+            "h": tape.state("h"),
+            "w_ih": tape.matrix(w["weight_ih"], 3),
+            "I": self.input_size,
+            "H": H,
+        }
+        if self.reset_after:
+            tape.emit(
+                gru_cell,
+                **common,
+                hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
+                w_hh=tape.matrix(w["weight_hh"], 3),
+                b_ih=tape.vector(w["bias_ih"], 3),
+                b_hh=tape.vector(w["bias_hh"], 3),
+            )
+        else:
+            tape.emit(
+                gru_cell_reset_before,
+                **common,
+                reset=tape.temporary(0, fixed=tape.padded(H)),
+                w_rz=tape.matrix(w["weight_hh"][: 2 * H], 2),
+                w_n=tape.matrix(w["weight_hh"][2 * H :]),
+                bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),
+            )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return self.native(g, "GRU", xs[0], linear_before_reset=int(self.reset_after))
+
+
+class GRU(Stack):
+    """Stacked GRU cells, with the arguments and weight names of ``torch.nn.GRU``.
+
+    Frames are float32 [shape=(I,)], outputs float32 [shape=(H,)]; see :class:`Stack`. The option
+    ``reset_after`` is that of :class:`GRUCell`.
+    """
+
+    cell = GRUCell

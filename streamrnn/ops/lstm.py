@@ -1,0 +1,140 @@
+r"""Long short-term memory.
+
+Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers,
+Schmidhuber and Cummins, 2000; in the form of ``torch.nn.LSTMCell``::
+
+    i = sigmoid(W_ii x + b_ii + W_hi h + b_hi)
+    f = sigmoid(W_if x + b_if + W_hf h + b_hf)
+    g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+    o = sigmoid(W_io x + b_io + W_ho h + b_ho)
+    c' = f * c + i * g
+    h' = o * tanh(c')
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..kernels.functions import sigmoid, tanh
+from ..kernels.product import affine
+from ..kernels.simd import at, fma, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from .cell import Cell, Stack
+from .op import Array, Arrays
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["LSTM", "LSTMCell"]
+
+
+@kernel
+def lstm_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    h: State,
+    c: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    before = h
+    for t in range(T):
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+        for u in range(0, H, L):
+            i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
+            g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
+            new_c = fma(f, load(c, u), i * g)
+            store(c, u, new_c)
+            store(after, u, o * tanh(new_c))
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@dataclass(eq=False)
+class LSTMCell(Cell):
+    """One LSTM step; the output is the new hidden state.
+
+    Frames are float32 [shape=(I,)], outputs float32 [shape=(H,)], states ``h`` and ``c`` [shape=(H,)],
+    all dimensionless. Weights as in ``torch.nn.LSTMCell``: ``weight_ih`` (4H, I), ``weight_hh``
+    (4H, H), ``bias_ih`` and ``bias_hh`` (4H,), gates in the order i, f, g, o.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state.
+    bias : bool
+        Whether there are biases.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer.
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
+
+    prefix: ClassVar[str] = "lstm"
+    gates: ClassVar[str] = "ifgo"
+    states: ClassVar[tuple[str, ...]] = ("h", "c")
+    layouts: ClassVar[dict[str, str]] = {"torch": "ifgo", "onnx": "iofg", "keras": "ifgo"}
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        z = self.preactivations(weights, xs[0], states["h"])
+        i, f, o = (1 / (1 + np.exp(-z[gate])) for gate in "ifo")
+        states["c"] = f * states["c"] + i * np.tanh(z["g"])
+        states["h"] = o * np.tanh(states["c"])
+        return states["h"]
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        w = self.full_weights()
+        tape.emit(
+            lstm_cell,
+            x=xs[0],
+            y=y,
+            gates=tape.temporary(4 * tape.padded(self.hidden_size)),
+            h=tape.state("h"),
+            c=tape.state("c"),
+            w_ih=tape.matrix(w["weight_ih"], 4),
+            w_hh=tape.matrix(w["weight_hh"], 4),
+            bias=tape.vector(w["bias_ih"] + w["bias_hh"], 4),
+            I=self.input_size,
+            H=self.hidden_size,
+        )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return self.native(g, "LSTM", xs[0])
+
+
+class LSTM(Stack):
+    """Stacked LSTM cells, with the arguments and weight names of ``torch.nn.LSTM``.
+
+    Frames are float32 [shape=(I,)], outputs float32 [shape=(H,)]; see :class:`Stack`.
+    """
+
+    cell = LSTMCell
+
+

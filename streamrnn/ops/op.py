@@ -1,0 +1,218 @@
+"""The base of every op: what one file in this folder has to say, and nothing else.
+
+An op is a dataclass whose fields are its constructor's arguments (they are also what a file keeps).
+It answers six questions: which weights, which states, which shape comes out, the plain equations
+(``reference``), the rows of the tape (``lower``) and the form in ONNX (``onnx``). Everything else
+in the library works through these answers and knows no op by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError, GraphError
+from ..graph import Clock, Input, Shape, Value, describe
+from ..layer import Layer
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["REGISTRY", "Arrays", "Op", "prefixed"]
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+"""Weights or states of one op, by name."""
+
+REGISTRY: dict[str, type[Op]] = {}
+"""Every op by the name that files use: the class's own."""
+
+MAX_WEIGHT_BYTES = 1 << 33
+
+
+@dataclass(eq=False)
+class Op(Layer):
+    """One op: equations, weights and state.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name in a model; states and weights are called ``name.h``, ``name.weight_ih``. Without one
+        the model numbers its ops: ``lstm_0``.
+    seed : int, optional
+        Makes the random initial weights reproducible.
+    """
+
+    name: str | None = field(default=None, kw_only=True, repr=False)
+    seed: int | None = field(default=None, kw_only=True, repr=False)
+
+    prefix: ClassVar[str] = ""
+    """What a model's numbering begins with; the class's name in lower case unless set."""
+
+    stride_frames: ClassVar[int] | int = 1
+    """Input frames per output frame."""
+
+    index_limit: ClassVar[int | None] | int | None = None
+    """For an op that reads indices: the number of valid ones."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = REGISTRY.get(cls.__name__)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise ConfigError(f"an op named {cls.__name__} exists already: {known.__module__}")
+        if "prefix" not in cls.__dict__:
+            cls.prefix = cls.__name__.lower()
+        if not cls.__name__.startswith("_"):
+            REGISTRY[cls.__name__] = cls
+
+    # What an op says about itself ------------------------------------------------------------
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Return the shape of every weight, by torch's name."""
+        return {}
+
+    def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
+        """Return the shape of every state, given the shapes of the inputs."""
+        return {}
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of an output frame; raise GraphError if the inputs do not fit."""
+        raise NotImplementedError
+
+    def input_shapes(self) -> tuple[Shape, ...] | None:
+        """Return the shapes of the inputs where the op alone fixes them, else None."""
+        return None
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        """Return the random weight that training would begin with."""
+        raise NotImplementedError
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        """Compute one frame in float64 from the plain equations; put new states into `states`."""
+        raise NotImplementedError
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        """Pack the weights, write the tape's rows, and return where the output lies."""
+        raise NotImplementedError
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        """Write the op for values of shape (T, N, *frame), and return the output's name."""
+        raise NotImplementedError
+
+    # What follows from it --------------------------------------------------------------------
+
+    @property
+    def receptive_field_frames(self) -> int | None:
+        """Input frames that one output depends on; None where the past never ends."""
+        return None if self.state_shapes(*(self.input_shapes() or ())) else 1
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.kw_only}
+
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        """The weights, float32 and read-only; random ones are made when first asked for."""
+        kept: Mapping[str, Array] | None = self.__dict__.get("_weights")
+        if kept is None:
+            kept = self.__dict__["_weights"] = self._random_weights()
+        return kept
+
+    @weights.setter
+    def weights(self, arrays: Mapping[str, Array]) -> None:
+        self.__dict__["_weights"] = dict(arrays)
+
+    def _random_weights(self) -> Mapping[str, Array]:
+        shapes = self.parameter_shapes()
+        total = 4 * sum(math.prod(shape) for shape in shapes.values())
+        if total > MAX_WEIGHT_BYTES:
+            raise ConfigError(
+                f"{self!r} would need {total / 2**30:.1f} GiB of weights; "
+                f"the limit is {MAX_WEIGHT_BYTES >> 30} GiB"
+            )
+        rng = np.random.default_rng(self.seed)
+        made = {}
+        for name, shape in shapes.items():
+            made[name] = np.asarray(self.initial_weight(name, shape, rng), np.float32)
+            made[name].flags.writeable = False
+        return made
+
+    @property
+    def initial_state(self) -> Arrays:
+        """States that do not begin at zero, by name; set it to a trained initial state."""
+        kept: Arrays = self.__dict__.setdefault("_initial_state", {})
+        return kept
+
+    @initial_state.setter
+    def initial_state(self, arrays: Mapping[str, Any]) -> None:
+        self.__dict__["_initial_state"] = {
+            name: np.array(array, np.float32) for name, array in arrays.items()
+        }
+        self.__dict__.pop("_program", None)
+
+    def input_values(self) -> tuple[Value, ...]:
+        shapes = self.input_shapes()
+        if shapes is None:
+            return super().input_values()
+        return tuple(Input(s, "int64" if self.index_limit else "float32") for s in shapes)
+
+    def named_parameters(self) -> dict[str, tuple[Op, str]]:
+        return {name: (self, name) for name in self.parameter_shapes()}
+
+    def clock(self, *clocks: Clock) -> Clock:
+        """Return when the output is there, given when the inputs are."""
+        if len(set(clocks)) > 1:
+            raise GraphError(
+                f"{self!r}: its inputs come at different rates: {', '.join(map(str, clocks))}"
+            )
+        return clocks[0].every(self.stride_frames)
+
+    def __call__(self, *values: Value) -> Value:
+        if not values:
+            raise GraphError(f"{self!r} needs a value to read")
+        wanted = "int64" if self.index_limit else "float32"
+        for value in values:
+            if not isinstance(value, Value):
+                raise GraphError(
+                    f"{self!r} is called on symbolic values to build a model, got "
+                    f"{describe(value)}; a frame goes to `step`"
+                )
+            if value.dtype != wanted:
+                raise GraphError(f"{self!r} reads {wanted} values, got {value.dtype}")
+        shape = self.output_shape(*(v.shape for v in values))
+        return Value(shape, self.clock(*(v.clock for v in values)), "float32", self, values)
+
+    def expect(self, got: Shape, expected: Shape) -> None:
+        """Raise GraphError unless a frame's shape is the expected one."""
+        if got != expected:
+            raise GraphError(f"{self!r} expects frames of shape {expected}, got {got}")
+
+    def at_least(self, **limits: int) -> None:
+        """Check that integer fields are integers and not below a limit."""
+        for name, low in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise ConfigError(
+                    f"{type(self).__name__}: `{name}` must be an integer of at least {low}, "
+                    f"got {value!r}"
+                )
+            setattr(self, name, int(value))
+
+
+def prefixed(weights: Mapping[str, Array], prefix: str) -> Arrays:
+    """Return the weights whose names begin with `prefix`, without it."""
+    return {n[len(prefix) :]: a for n, a in weights.items() if n.startswith(prefix)}
+
+
+def uniform(shape: Shape, bound: float, rng: np.random.Generator) -> Array:
+    """Return uniform random numbers in ±bound, as torch initialises most layers."""
+    return rng.uniform(-bound, bound, shape).astype(np.float32)

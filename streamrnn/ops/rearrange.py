@@ -1,0 +1,323 @@
+"""Ops that only move numbers inside a frame: reshape, slice, transpose, broadcast, pad.
+
+Each says what it does once, as a NumPy function. Applied to the frame it is the reference; applied
+to the *positions* 0, 1, 2, … it tells which number ends up where, and from that the kernel's table
+of runs is made. Where the numbers stay in order (every reshape, a slice of the leading axis) there
+is no kernel at all: the output is a view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, GraphError
+from ..graph import Shape, as_shape
+from ..kernels.simd import as_ints, at
+from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
+from .op import Array, Arrays, Op
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Expand", "Flatten", "Pad", "Reshape", "Slice", "Transpose", "rearranged"]
+
+MAX_FRAME = 1 << 26
+"""Most numbers in a frame that an op here makes."""
+
+ZERO = -1
+"""The position of a number that is not in the frame: a zero of the padding."""
+
+
+@kernel
+def rearrange(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    table: Weights,
+    runs: Size,
+) -> None:
+    """Fill y from runs (first position, step, length); a negative first position means zeros."""
+    run = as_ints(table)
+    for t in range(T):
+        source, to = at(x, t * x_step), at(y, t * y_step)
+        for r in range(runs):
+            first, step, length = run[3 * r], run[3 * r + 1], run[3 * r + 2]
+            if first < 0:
+                for i in range(length):
+                    to[i] = 0.0
+            elif step == 1:
+                copy(length, at(source, first), to)
+            else:
+                for i in range(length):
+                    to[i] = source[first + i * step]
+            to = at(to, length)
+
+
+def _runs(positions: Array) -> Array:
+    """Return positions as rows (first, step, length), as few as a single pass finds."""
+    flat = positions.reshape(-1).astype(np.int64)
+    rows = []
+    i = 0
+    changes = np.flatnonzero(np.diff(flat, 2)) + 2 if flat.size > 2 else np.zeros(0, np.int64)
+    while i < flat.size:
+        if i + 1 == flat.size:
+            rows.append((flat[i], 1, 1))
+            break
+        step = flat[i + 1] - flat[i]
+        zeros = flat[i] == ZERO
+        if zeros != (flat[i + 1] == ZERO):
+            rows.append((flat[i], 1, 1))
+            i += 1
+            continue
+        k = int(np.searchsorted(changes, i + 2))
+        stop = int(changes[k]) if k < len(changes) else flat.size
+        if not zeros and (flat[i:stop] == ZERO).any():
+            stop = i + 1
+        rows.append((flat[i], step, stop - i))
+        i = stop
+    return np.array(rows, np.int32)
+
+
+def rearranged(tape: Lowering, x: Location, positions: Array) -> Location:
+    """Return the op's output: number i of it is number ``positions[i]`` of x."""
+    runs = _runs(positions)
+    if len(runs) == 1 and runs[0, 0] >= 0 and (runs[0, 1] == 1 or runs[0, 2] == 1):
+        return x.view(positions.shape, int(runs[0, 0]))
+    y = tape.output()
+    table = tape.weight(runs.reshape(-1).view(np.float32))
+    tape.emit(rearrange, x=x, y=y, table=table, runs=len(runs))
+    return y
+
+
+@dataclass(eq=False)
+class _Rearrange(Op):
+    def moved(self, frame: Array) -> Array:
+        """Return the frame with its numbers moved; raise GraphError if its shape does not fit."""
+        raise NotImplementedError
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 1:
+            raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
+        return self.moved(_positions(shapes[0])).shape
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return self.moved(xs[0])
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        return rearranged(tape, xs[0], self.moved(_positions(xs[0].shape) + 1) - 1)
+
+
+def _positions(shape: Shape) -> Array:
+    return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+
+
+def _checked_size(who: str, shape: Shape) -> Shape:
+    if math.prod(shape) > MAX_FRAME:
+        raise ConfigError(f"{who}: a frame of shape {shape} holds more than {MAX_FRAME} numbers")
+    return shape
+
+
+@dataclass(eq=False)
+class Reshape(_Rearrange):
+    """The same numbers, in order, as a frame of another shape.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The new shape; it holds as many numbers.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is below 1.
+    """
+
+    shape: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.shape = _checked_size("Reshape", as_shape(self.shape, "Reshape"))
+
+    def moved(self, frame: Array) -> Array:
+        shape = as_shape(self.shape, "Reshape")
+        if frame.size != math.prod(shape):
+            raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
+        return frame.reshape(shape)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        shape = as_shape(self.shape, "Reshape")
+        return g.op("Reshape", xs[0], g.ints(g.frames(), -1, *shape))
+
+
+@dataclass(eq=False)
+class Flatten(_Rearrange):
+    """All numbers of the frame, in order, as a vector."""
+
+    def moved(self, frame: Array) -> Array:
+        return frame.reshape(-1)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        size = math.prod(g.shape())
+        return g.op("Reshape", xs[0], g.ints(g.frames(), -1, size))
+
+
+@dataclass(eq=False)
+class Slice(_Rearrange):
+    """Part of one axis of the frame: ``x[start:stop]`` for axis 0.
+
+    Parameters
+    ----------
+    start, stop : int
+        As in Python; negative ones count from the end.
+    axis : int
+        Which axis of the frame.
+    name, seed
+        See :class:`Op`.
+    """
+
+    start: int
+    stop: int
+    axis: int = 0
+
+    def moved(self, frame: Array) -> Array:
+        axis = checked_axis(self, self.axis, frame.shape)
+        part = frame[(slice(None),) * axis + (slice(self.start, self.stop),)]
+        if part.size == 0:
+            raise GraphError(f"{self!r} leaves nothing of a frame of shape {frame.shape}")
+        return part
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        axis = checked_axis(self, self.axis, g.shape()) + 2
+        bounds = [g.ints(n) for n in (self.start, self.stop, axis)]
+        return g.op("Slice", xs[0], *bounds)
+
+
+@dataclass(eq=False)
+class Transpose(_Rearrange):
+    """The axes of the frame in another order.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        Axis i of the output is axis ``axes[i]`` of the frame.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If `axes` is not an arrangement of 0, 1, …
+    """
+
+    axes: Sequence[int] = (1, 0)
+
+    def __post_init__(self) -> None:
+        if sorted(self.axes) != list(range(len(self.axes))):
+            raise ConfigError(f"Transpose: `axes` must be an order of 0, 1, …, got {self.axes!r}")
+        self.axes = tuple(int(a) for a in self.axes)
+
+    def moved(self, frame: Array) -> Array:
+        if frame.ndim != len(self.axes):
+            raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
+        return frame.transpose(self.axes)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("Transpose", xs[0], perm=[0, 1, *(a + 2 for a in self.axes)])
+
+
+@dataclass(eq=False)
+class Expand(_Rearrange):
+    """The frame broadcast to a larger shape, as NumPy does it.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The shape to broadcast to.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is below 1.
+    """
+
+    shape: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        self.shape = _checked_size("Expand", as_shape(self.shape, "Expand"))
+
+    def moved(self, frame: Array) -> Array:
+        try:
+            return np.broadcast_to(frame, as_shape(self.shape, "Expand"))
+        except ValueError:
+            raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}") from None
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        shape = as_shape(self.shape, "Expand")
+        lined_up = [g.frames(), -1, *(1,) * (len(shape) - len(g.shape())), *g.shape()]
+        x = g.op("Reshape", xs[0], g.ints(*lined_up))
+        return g.op("Expand", x, g.ints(1, 1, *shape))
+
+
+_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
+
+
+@dataclass(eq=False)
+class Pad(_Rearrange):
+    """The last axis of the frame made longer.
+
+    Parameters
+    ----------
+    before, after : int
+        Numbers to add on each side.
+    mode : str
+        ``"constant"`` (zeros), ``"reflect"`` (mirrored without the edge) or ``"replicate"`` (the
+        edge repeated), as in torch.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative or the mode is another.
+    """
+
+    before: int
+    after: int
+    mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        self.at_least(before=0, after=0)
+        if self.mode not in _MODES:
+            raise ConfigError(f"Pad: `mode` must be one of {', '.join(_MODES)}, got {self.mode!r}")
+
+    def moved(self, frame: Array) -> Array:
+        length = frame.shape[-1] if frame.ndim else 0
+        if not frame.ndim or (self.mode == "reflect" and max(self.before, self.after) >= length):
+            raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
+        _checked_size("Pad", (*frame.shape[:-1], length + self.before + self.after))
+        width = [(0, 0)] * (frame.ndim - 1) + [(self.before, self.after)]
+        options: Any = {"mode": _MODES[self.mode]}
+        return np.pad(frame, width, **options)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        rank = len(g.shape()) + 2
+        pads = [0] * (rank - 1) + [self.before] + [0] * (rank - 1) + [self.after]
+        return g.op("Pad", xs[0], g.ints(*pads), mode=_MODES[self.mode])
+
+
+def checked_axis(op: Op, axis: int, shape: Shape) -> int:
+    """Return `axis` counted from the front; raise GraphError if the frame has no such axis."""
+    if not -len(shape) <= axis < len(shape):
+        raise GraphError(f"{op!r}: a frame of shape {shape} has no axis {axis}")
+    return axis % len(shape)

@@ -1,0 +1,57 @@
+"""What an op writes its ONNX form to; the exporter implements it, and no op imports onnx."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+__all__ = ["Recorder"]
+
+
+class Recorder(Protocol):
+    """An ONNX graph under construction, as seen by one op.
+
+    Values have shape (T, N, *frame): T frames at the value's own rate, N streams. Names are strings.
+    """
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output; ``""`` leaves an optional input out. Return the output."""
+        ...
+
+    def ops(self, kind: str, n_outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs and return them; an unused one is left out later."""
+        ...
+
+    def constant(self, array: npt.ArrayLike, name: str = "") -> str:
+        """Add an initializer, named after the op if a name is given."""
+        ...
+
+    def state(self, name: str, batch_axis: int = 0) -> str:
+        """Return the op's state as it comes in: its shape, with axes of the batch before or inside.
+
+        With ``batch_axis=0`` it is (N, *shape); with 1, (first, N, *rest), where `first` is the
+        state's leading size, or 1 for the vector of a recurrent cell, as ONNX's operators want.
+        """
+        ...
+
+    def next_state(self, name: str, value: str) -> None:
+        """Say which value is the state as it goes out, in the shape in which it came in."""
+        ...
+
+    def ints(self, *values: int) -> str:
+        """Add an initializer of integers (a shape, axes, bounds)."""
+        ...
+
+    def frames(self) -> int:
+        """Frames in the op's first input: T."""
+        ...
+
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one frame of the op's first input."""
+        ...
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        ...

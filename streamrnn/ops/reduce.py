@@ -1,0 +1,136 @@
+"""Reductions over one axis of a frame: mean, sum, maximum, minimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..graph import Shape
+from ..kernels.simd import at
+from ..kernels.tape import Frames, Kernel, Number, Scratch, Size, kernel
+from .op import Array, Arrays, Op
+from .rearrange import checked_axis
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Max", "Mean", "Min", "Sum"]
+
+
+@kernel
+def reduce_sum(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    outer: Size,
+    n: Size,
+    inner: Size,
+    factor: Number,
+) -> None:
+    """``factor`` times the sum over the middle axis of (outer, n, inner), in order."""
+    for t in range(T):
+        for o in range(outer):
+            for i in range(inner):
+                source = at(x, t * x_step + o * n * inner + i)
+                total = source[0]
+                for j in range(1, n):
+                    total += source[j * inner]
+                y[t * y_step + o * inner + i] = total * factor
+
+
+@kernel
+def reduce_extreme(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    outer: Size,
+    n: Size,
+    inner: Size,
+    factor: Number,
+) -> None:
+    """The largest (factor 1) or smallest (-1) over the middle axis; a NaN wins."""
+    for t in range(T):
+        for o in range(outer):
+            for i in range(inner):
+                source = at(x, t * x_step + o * n * inner + i)
+                best = source[0]
+                for j in range(1, n):
+                    value = source[j * inner]
+                    if best == best and (value != value or (value > best) == (factor > 0)):
+                        best = value
+                y[t * y_step + o * inner + i] = best
+
+
+@dataclass(eq=False)
+class _Reduce(Op):
+    """Parameters: see the ops."""
+
+    axis: int = -1
+    keepdims: bool = False
+
+    kernel: ClassVar[Kernel]
+    function: ClassVar[Callable[..., Any]]
+    factor: ClassVar[float] = 1.0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        axis = checked_axis(self, self.axis, shapes[0])
+        middle = (1,) if self.keepdims else ()
+        return (*shapes[0][:axis], *middle, *shapes[0][axis + 1 :])
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return np.asarray(type(self).function(xs[0], axis=self.axis, keepdims=self.keepdims))
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        shape = xs[0].shape
+        axis = checked_axis(self, self.axis, shape)
+        y = tape.output()
+        tape.emit(
+            self.kernel,
+            x=xs[0],
+            y=y,
+            outer=math.prod(shape[:axis]),
+            n=shape[axis],
+            inner=math.prod(shape[axis + 1 :]),
+            factor=1 / shape[axis] if self.function is np.mean else self.factor,
+        )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        axis = checked_axis(self, self.axis, g.shape()) + 2
+        kind, keep = f"Reduce{type(self).__name__}", int(self.keepdims)
+        if kind == "ReduceSum" or g.opset >= 18:  # the axes have become an input
+            return g.op(kind, xs[0], g.ints(axis), keepdims=keep)
+        return g.op(kind, xs[0], axes=[axis], keepdims=keep)
+
+
+class Mean(_Reduce):
+    """Mean over one axis of the frame, which disappears unless `keepdims`."""
+
+    kernel, function = reduce_sum, np.mean
+
+
+class Sum(_Reduce):
+    """Sum over one axis of the frame, which disappears unless `keepdims`."""
+
+    kernel, function = reduce_sum, np.sum
+
+
+class Max(_Reduce):
+    """Largest number over one axis of the frame, which disappears unless `keepdims`."""
+
+    kernel, function = reduce_extreme, np.max
+
+
+class Min(_Reduce):
+    """Smallest number over one axis of the frame, which disappears unless `keepdims`."""
+
+    kernel, function, factor = reduce_extreme, np.min, -1.0

@@ -1,0 +1,136 @@
+r"""Plain recurrence.
+
+Elman, "Finding Structure in Time", 1990; in the form of ``torch.nn.RNNCell``::
+
+    h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..kernels.functions import relu, tanh
+from ..kernels.product import affine
+from ..kernels.simd import at, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from .cell import Cell, Stack
+from .op import Array, Arrays
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["RNN", "RNNCell"]
+
+
+@kernel
+def rnn_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    h: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """T steps; the sums are made in ``y`` itself."""
+    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    before = h
+    for t in range(T):
+        after = at(y, t * y_step)
+        affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+        if rectify:
+            for u in range(0, H, lanes()):
+                store(after, u, relu(load(after, u)))
+        else:
+            for u in range(0, H, lanes()):
+                store(after, u, tanh(load(after, u)))
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@dataclass(eq=False)
+class RNNCell(Cell):
+    """One step of a plain (Elman) RNN; the output is the new hidden state.
+
+    Frames are float32 [shape=(I,)], outputs and state ``h`` float32 [shape=(H,)], dimensionless.
+    Weights as in ``torch.nn.RNNCell``: ``weight_ih`` (H, I), ``weight_hh`` (H, H), ``bias_ih`` and
+    ``bias_hh`` (H,).
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state.
+    bias : bool
+        Whether there are biases.
+    nonlinearity : str
+        ``"tanh"`` or ``"relu"``.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer or the nonlinearity is another.
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
+    nonlinearity: str = "tanh"
+
+    prefix: ClassVar[str] = "rnn"
+    gates: ClassVar[str] = "h"
+    layouts: ClassVar[dict[str, str]] = {"torch": "h", "onnx": "h", "keras": "h"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ConfigError(
+                f"RNNCell: `nonlinearity` must be 'tanh' or 'relu', got {self.nonlinearity!r}"
+            )
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        z = self.preactivations(weights, xs[0], states["h"])["h"]
+        states["h"] = np.tanh(z) if self.nonlinearity == "tanh" else np.maximum(z, 0)
+        return states["h"]
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        w = self.full_weights()
+        tape.emit(
+            rnn_cell,
+            x=xs[0],
+            y=y,
+            h=tape.state("h"),
+            w_ih=tape.matrix(w["weight_ih"]),
+            w_hh=tape.matrix(w["weight_hh"]),
+            bias=tape.vector(w["bias_ih"] + w["bias_hh"]),
+            I=self.input_size,
+            H=self.hidden_size,
+            rectify=int(self.nonlinearity == "relu"),
+        )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return self.native(g, "RNN", xs[0], activations=[self.nonlinearity.capitalize()])
+
+
+class RNN(Stack):
+    """Stacked plain RNN cells, with the arguments and weight names of ``torch.nn.RNN``.
+
+    Frames are float32 [shape=(I,)], outputs float32 [shape=(H,)]; see :class:`Stack`. The option
+    ``nonlinearity`` is that of :class:`RNNCell`.
+    """
+
+    cell = RNNCell

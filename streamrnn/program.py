@@ -1,0 +1,381 @@
+"""A graph compiled: packed weights, the layout of state and scratch, and the tape.
+
+The :class:`Lowering` is what ops write to. It hands out places in three flat float32 buffers:
+weights (shared by all streams, read-only), state (one per stream) and scratch (one per stream;
+places are reused once their value has been read for the last time). A :class:`Program` is the
+finished result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import GraphError, StateError
+from .graph import Clock, Graph, Node, Shape, Value
+from .kernels.product import pack
+from .kernels.simd import host
+from .kernels.tape import ROW, Kernel, number
+from .rewrite import fold_batch_norm
+
+__all__ = ["Location", "Lowering", "Program", "StateSlot"]
+
+Array = npt.NDArray[np.float32]
+
+LINE = 16
+"""Floats in a cache line; every place begins on one."""
+
+MAX_BYTES = 1 << 31
+"""Most bytes that state or scratch of one stream may take."""
+
+MAX_BLOCK = 32
+SCRATCH_GOAL = 1 << 20
+"""The block is made shorter until scratch fits into this many floats."""
+
+
+def whole(n: int, unit: int) -> int:
+    """Return n rounded up to a multiple of `unit`."""
+    return -(-n // unit) * unit
+
+
+@dataclass(eq=False)
+class _Place:
+    """Room in scratch for `frames` frames of `step` floats, and `fixed` floats more."""
+
+    step: int
+    clock: Clock
+    fixed: int = 0
+    first: int = 0
+    last: int = -1
+    offset: int = -1
+
+    def size(self, block: int) -> int:
+        frames = -(-block // self.clock.stride)
+        return whole(self.fixed + self.step * frames, LINE) + LINE
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Where a value lies in scratch: frame t begins at ``place + offset + t * step``."""
+
+    place: _Place
+    shape: Shape
+    offset: int = 0
+
+    @property
+    def step(self) -> int:
+        """Floats from one frame to the next."""
+        return self.place.step
+
+    @property
+    def clock(self) -> Clock:
+        """When its frames are there."""
+        return self.place.clock
+
+    @property
+    def size(self) -> int:
+        """Numbers in one frame."""
+        return math.prod(self.shape)
+
+    def view(self, shape: Shape, offset: int = 0) -> Location:
+        """Return the same numbers, from `offset` on, under another shape; nothing is copied."""
+        return replace(self, shape=shape, offset=self.offset + offset)
+
+
+@dataclass(frozen=True)
+class StateSlot:
+    """A state's name and shape, and where it lies in the state buffer (float32)."""
+
+    name: str
+    shape: Shape
+    offset: int
+
+    @property
+    def stop(self) -> int:
+        """End of the slot."""
+        return self.offset + math.prod(self.shape)
+
+
+HEADER = LINE
+"""The state buffer begins with the number of frames so far (int64), alone on its cache line."""
+
+
+@dataclass(eq=False)
+class Lowering:
+    """What an op writes its part of the program to.
+
+    Attributes
+    ----------
+    lanes : int
+        float32 values in a vector of the target.
+    """
+
+    graph: Graph
+    lanes: int
+    _rows: list[tuple[Kernel, dict[str, Any]]] = field(default_factory=list)
+    _weights: list[Array] = field(default_factory=list)
+    _weight_offsets: dict[bytes, int] = field(default_factory=dict)
+    _weight_size: int = 0
+    _slots: dict[str, StateSlot] = field(default_factory=dict)
+    _state_size: int = HEADER
+    _places: list[_Place] = field(default_factory=list)
+    _clocks: list[Clock] = field(default_factory=lambda: [Clock()])
+    _node: Node | None = None
+
+    # For ops ---------------------------------------------------------------------------------
+
+    def padded(self, n: int) -> int:
+        """Return n rounded up to whole vectors."""
+        return whole(n, self.lanes)
+
+    def weight(self, array: npt.ArrayLike) -> int:
+        """Store weights as they are, flat; return their offset. Equal ones are stored once."""
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+        key = hashlib.sha256(flat.tobytes()).digest()
+        if key not in self._weight_offsets:
+            self._weight_offsets[key] = self._weight_size
+            room = whole(flat.size, LINE) + LINE
+            self._weights.append(np.concatenate([flat, np.zeros(room - flat.size, np.float32)]))
+            self._weight_size += room
+        return self._weight_offsets[key]
+
+    def matrix(self, weight: Array, gates: int = 1) -> int:
+        """Store a weight (gates * H, K) for ``affine``, each gate padded to whole vectors."""
+        padded = self.pad_gates(weight, gates)
+        return self.weight(pack(padded, self.lanes))
+
+    def vector(self, values: Array, gates: int = 1) -> int:
+        """Store a vector (gates * H), each gate padded with zeros to whole vectors."""
+        return self.weight(self.pad_gates(values, gates))
+
+    def pad_gates(self, array: Array, gates: int) -> Array:
+        """Return an array (gates * H, …) with each gate padded by zeros to whole vectors."""
+        split = np.asarray(array, np.float32).reshape(gates, -1, *array.shape[1:])
+        out = np.zeros((gates, self.padded(split.shape[1]), *array.shape[1:]), np.float32)
+        out[:, : split.shape[1]] = split
+        return out.reshape(-1, *array.shape[1:])
+
+    def state(self, name: str) -> int:
+        """Return the offset of one of the op's states."""
+        assert self._node is not None
+        return self._slots[f"{self._node.name}.{name}"].offset
+
+    def temporary(self, floats: int, fixed: int = 0, like: Location | None = None) -> Location:
+        """Return scratch that only this op uses: `floats` for each frame and `fixed` once."""
+        assert self._node is not None
+        clock = like.clock if like is not None else self._node.value.clock
+        return self._new((floats,), _Place(whole(floats, LINE), clock, fixed))
+
+    def output(self, spare: int = 0) -> Location:
+        """Return room for the op's output, and `spare` floats after each frame."""
+        assert self._node is not None
+        value = self._node.value
+        return self._new(value.shape, _Place(whole(value.size + spare, LINE), value.clock))
+
+    def emit(self, kernel: Kernel, **operands: Any) -> None:
+        """Append a row: a call of `kernel`.
+
+        ``Scratch`` operands are locations, and ``name_step`` is filled in from the location
+        `name`. ``Frames`` and ``Index`` operands are locations too, whose clock is meant; ``T``
+        defaults to that of the op's first input.
+        """
+        assert self._node is not None
+        for name, kind in kernel.parameters.items():
+            if name.endswith("_step") and name not in operands:
+                operands[name] = operands[name.removesuffix("_step")].step
+            if name == "T" and name not in operands:
+                operands[name] = self._node.args[0].clock
+            if kind in ("Frames", "Index"):
+                given = operands[name]
+                operands[name] = given.clock if isinstance(given, Location) else given
+        if operands.keys() != kernel.parameters.keys():
+            wrong = sorted(operands.keys() ^ kernel.parameters.keys())
+            raise TypeError(f"{kernel}: missing or unknown operands {wrong}")
+        for operand in operands.values():
+            if isinstance(operand, Location):
+                operand.place.last = len(self._rows)
+        self._rows.append((kernel, operands))
+
+    # For the program -------------------------------------------------------------------------
+
+    def _new(self, shape: Shape, place: _Place) -> Location:
+        place.first = place.last = len(self._rows)
+        self._places.append(place)
+        if place.clock not in self._clocks:
+            self._clocks.append(place.clock)
+        return Location(place, shape)
+
+    def _operand(self, kind: str, operand: Any) -> int:
+        if kind == "Scratch":
+            return int(operand.place.offset + operand.offset)
+        if kind in ("Frames", "Index"):
+            return self._clocks.index(operand)
+        if kind == "Number":
+            return number(operand)
+        return int(operand)
+
+    def _arrange(self, block: int) -> int:
+        """Give every place an offset so that no two overlap while both are in use."""
+        placed: list[_Place] = []
+        total = 0
+        for place in self._places:
+            size = place.size(block)
+            busy = sorted(
+                (p.offset, p.offset + p.size(block)) for p in placed if p.last >= place.first
+            )
+            place.offset = 0
+            for start, stop in busy:
+                if start - place.offset >= size:
+                    break
+                place.offset = max(place.offset, stop)
+            total = max(total, place.offset + size)
+            placed.append(place)
+        return total
+
+
+def _check(what: str, floats: int) -> None:
+    if 4 * floats > MAX_BYTES:
+        raise GraphError(
+            f"the model would need {4 * floats / 2**30:.1f} GiB of {what} for one stream; "
+            f"the limit is {MAX_BYTES >> 30} GiB"
+        )
+
+
+def aligned(floats: int) -> Array:
+    """Return zeros that begin on a cache line."""
+    raw = np.zeros(floats + LINE, np.float32)
+    skip = -raw.ctypes.data % (4 * LINE) // 4
+    return raw[skip : skip + floats]
+
+
+class Program:
+    """A graph, ready to run.
+
+    Parameters
+    ----------
+    graph : Graph
+        What to compile; its weights are copied.
+
+    Attributes
+    ----------
+    weights : float32 [shape=(n,)]
+        Packed weights, read-only, shared by all streams.
+    slots : dict of str to StateSlot
+        Where each state lies.
+    initial : float32 [shape=(m,)]
+        A stream's state at its beginning.
+    block : int
+        Frames that go through the tape at once, at most.
+    fingerprint : str
+        Hash of the graph and its weights: a snapshot says which model it belongs to.
+
+    Raises
+    ------
+    GraphError
+        If a stream would need more than 2 GiB of state or scratch.
+    StateError
+        If an op's ``initial_state`` has an unknown name or another shape.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.clock = graph.clock
+        lowered = fold_batch_norm(graph)
+        low = Lowering(lowered, host().lanes)
+        for name, shape in lowered.states().items():
+            slot = low._slots[name] = StateSlot(name, shape, low._state_size)
+            low._state_size += whole(math.prod(shape), LINE) + LINE
+            _check(f"state ({name} {shape})", slot.stop)
+        self.slots = dict(low._slots)
+        self.inputs = tuple(graph.inputs.values())
+        self.outputs = tuple(graph.outputs.values())
+        self.input_size = sum(v.size for v in self.inputs)
+        self.output_size = sum(v.size for v in self.outputs)
+        self.index_limits = tuple(_index_limit(graph, v) for v in self.inputs)
+        source, result = self._lower(low, lowered)
+
+        self.block = MAX_BLOCK
+        while low._arrange(self.block) > SCRATCH_GOAL and self.block > 1:
+            self.block //= 2
+        self.scratch_size = low._arrange(self.block)
+        _check("scratch", self.scratch_size)
+        self.input_place = (source.place.offset, source.step)
+        self.output_place = (result.place.offset + result.offset, result.step)
+        self.clocks = np.array([(c.stride, c.start) for c in low._clocks], np.int64)
+        self.output_clock = low._clocks.index(self.clock)
+        self.state_size = low._state_size
+        self.initial = _initial_state(graph, self.slots, self.state_size)
+        self.weights = aligned(low._weight_size)
+        if low._weights:
+            np.concatenate(low._weights, out=self.weights)
+        self.weights.flags.writeable = False
+        self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
+        self.tape = np.zeros((len(low._rows), ROW), np.int64)
+        for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):
+            row[:] = kernel.row(
+                [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()]
+            )
+        self.fingerprint = _fingerprint(graph)
+
+    def _lower(self, low: Lowering, graph: Graph) -> tuple[Location, Location]:
+        """Lower every op; return where the input is read and where the output is found."""
+        source = low._new((self.input_size,), _Place(whole(self.input_size, LINE), Clock()))
+        where: dict[int, Location] = {}
+        offset = 0
+        for value in graph.inputs.values():
+            where[id(value)] = source.view(value.shape, offset)
+            offset += value.size
+        for node in graph.nodes:
+            low._node = node
+            where[id(node.value)] = node.op.lower(low, *(where[id(a)] for a in node.args))
+        results = [where[id(v)] for v in graph.outputs.values()]
+        result = results[0]
+        if len(results) > 1:
+            from .ops.concat import gather
+
+            result = low._new(
+                (self.output_size,), _Place(whole(self.output_size, LINE), self.clock)
+            )
+            gather(low, results, result)
+        result.place.last = len(low._rows)
+        return source, result
+
+
+def _index_limit(graph: Graph, value: Value) -> int | None:
+    """Return the number of valid indices for an input that holds indices, else None."""
+    limits = [
+        node.op.index_limit
+        for node in graph.nodes
+        if any(arg is value for arg in node.args) and node.op.index_limit
+    ]
+    return min(limits) if limits else None
+
+
+def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> Array:
+    state = np.zeros(size, np.float32)
+    for node in graph.nodes:
+        for name, array in node.op.initial_state.items():
+            slot = slots.get(f"{node.name}.{name}")
+            if slot is None or slot.shape != array.shape:
+                known = {n: s.shape for n, s in slots.items() if n.startswith(node.name + ".")}
+                raise StateError(
+                    f"initial state {name!r} of shape {array.shape} does not fit {node.name}, "
+                    f"whose states are {known}"
+                )
+            state[slot.offset : slot.stop] = array.reshape(-1)
+    return state
+
+
+def _fingerprint(graph: Graph) -> str:
+    digest = hashlib.sha256()
+    for node in graph.nodes:
+        digest.update(f"{node.name} {type(node.op).__name__} {node.op.config()}".encode())
+        for name, array in sorted(node.op.weights.items()):
+            digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,39 @@
+"""Rewriting of graphs before they are compiled: the same function in fewer ops."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .graph import Graph, Value
+
+__all__ = ["fold_batch_norm"]
+
+
+def fold_batch_norm(graph: Graph) -> Graph:
+    """Fold every normalisation with fixed statistics into the linear op that feeds it.
+
+    An op that states a per-channel scale and shift (``scale_and_shift``, batch normalisation) and
+    is the only reader of an op that can take one into its weights (``scaled``, linear and
+    convolution) disappears. The other ops keep their names.
+    """
+    readers = Counter(id(arg) for node in graph.nodes for arg in node.args)
+    readers.update(id(v) for v in graph.outputs.values())
+    uses = Counter(id(node.op) for node in graph.nodes)
+    new: dict[int, Value] = {id(v): v for v in graph.inputs.values()}
+    changed = False
+    for node in graph.nodes:
+        args = tuple(new[id(a)] for a in node.args)
+        before = node.args[0].op
+        norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
+        if norm and linear and before is not None:
+            if readers[id(node.args[0])] == 1 and uses[id(before)] == uses[id(node.op)] == 1:
+                op = linear(*norm())
+                op.name, op.initial_state = before.name, before.initial_state
+                new[id(node.value)] = op(*args[0].args)
+                changed = True
+                continue
+        value = node.value
+        new[id(value)] = Value(value.shape, value.clock, value.dtype, value.op, args)
+    if not changed:
+        return graph
+    return Graph(graph.inputs, {name: new[id(v)] for name, v in graph.outputs.items()})
