@@ -1,0 +1,154 @@
+"""The step graph: one call takes one frame and every state, and returns the output and every state.
+
+A model whose output is slower than its input (``stride_frames`` = S > 1) takes S frames a call. All
+frames have shape (frames, streams, *frame); the states' names end in ``_in`` and ``_out``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from streamrnn.errors import ExportError
+from streamrnn.files import written_whole
+from streamrnn.graph import Graph
+from streamrnn.layer import Layer
+from streamrnn.version import VERSION
+
+from .recorder import BATCH, OnnxRecorder, tensor_info
+from .verify import ExportReport, verify_step
+
+__all__ = ["DEFAULT_OPSET", "MAX_OPSET", "MIN_OPSET", "step_model", "to_onnx"]
+
+DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 17, 17, 22
+# The first version of ONNX's file format that came with each operator set.
+IR_VERSION = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
+MAX_BYTES = (1 << 31) - (1 << 20)
+
+
+def to_onnx(
+    model: Layer,
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    verify: bool = True,
+    frames: Any = None,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Write a model as an ONNX step graph, and check that it computes the same.
+
+    Parameters
+    ----------
+    model : Layer
+        A model, cell or layer.
+    path : str or Path
+        Where to; nothing is left there if the export fails.
+    opset : int
+        Version of ONNX's operator set, 17 to 22.
+    verify : bool
+        Whether to run the graph in onnxruntime beside the model's own stream, frame by frame, with
+        the states fed back.
+    frames : float32 [shape=(T, *frame shape)] or tuple, optional
+        What to verify with; 64 random frames (seeded) unless given.
+    tolerance : float
+        Largest error that is accepted, absolute below 1 and relative above.
+
+    Returns
+    -------
+    ExportReport
+        File, states and errors; printed, a table.
+
+    Raises
+    ------
+    ExportError
+        If the opset is out of range, the model has no form in it or is over 2 GiB, the path cannot
+        be written, onnxruntime is not installed, or the graph does not compute the same.
+    """
+    path = Path(path)
+    proto = step_model(model, opset)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{model!r}: onnx.checker refuses the graph: {error}") from None
+    report = ExportReport(path, opset, proto)
+    if verify:
+        verify_step(report, model, frames, tolerance)
+    try:
+        with written_whole(path) as temporary:
+            temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
+    return report
+
+
+def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """Return the step graph of a model, unchecked."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"opset must be from {MIN_OPSET} to {MAX_OPSET}, got {opset}")
+    graph = model.graph()
+    size = 4 * sum(a.size for node in graph.nodes for a in node.op.weights.values())
+    if size > MAX_BYTES:
+        raise ExportError(f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB")
+    g, outputs = _recorded(graph, opset)
+    stride = graph.clock.stride
+    inputs = [
+        tensor_info(name, v.dtype, (stride, BATCH, *v.shape)) for name, v in graph.inputs.items()
+    ]
+    inputs += [tensor_info(f"{n}_in", "float32", s) for n, s in g.states.items()]
+    results = [
+        tensor_info(name, "float32", (1, BATCH, *v.shape)) for name, v in graph.outputs.items()
+    ]
+    results += [tensor_info(f"{n}_out", "float32", s) for n, s in g.states.items()]
+    named = outputs | {f"{name}_out": value for name, value in g.next_states.items()}
+    g.name_outputs(named)
+    proto = helper.make_model(
+        helper.make_graph(g.nodes, "step", inputs, results, g.initializers),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSION[opset],
+        producer_name="streamrnn",
+        producer_version=VERSION,
+    )
+    helper.set_model_props(proto, _metadata(model, graph, g))
+    return proto
+
+
+def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
+    """Let every op write its form; return the recorder and the value of each output."""
+    g = OnnxRecorder(opset, graph.clock.stride)
+    names = {id(v): name for name, v in graph.inputs.items()}
+    for node in graph.nodes:
+        if node.value.clock.start:
+            raise ExportError(f"{node.name}: a first frame later than 0 has no step graph")
+        g.begin(node)
+        try:
+            names[id(node.value)] = node.op.onnx(g, *(names[id(a)] for a in node.args))
+        except NotImplementedError:
+            raise ExportError(f"{node.name}: {node.op!r} has no form in ONNX") from None
+    missing = g.states.keys() ^ g.next_states.keys()
+    if missing:
+        raise ExportError(f"states {', '.join(sorted(missing))} do not both come in and go out")
+    return g, {name: names[id(v)] for name, v in graph.outputs.items()}
+
+
+def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
+    """Return what a runtime has to know beside the graph: which state feeds which, and its start."""
+    initial = {
+        f"{node.name}.{name}": array.reshape(-1).tolist()
+        for node in graph.nodes
+        for name, array in node.op.initial_state.items()
+    }
+    states = [
+        {
+            "input": f"{name}_in",
+            "output": f"{name}_out",
+            "shape": shape,
+            "initial": initial.get(name, 0.0),
+        }
+        for name, shape in g.states.items()
+    ]
+    own = {"stride_frames": graph.clock.stride, "states": states}
+    return {**getattr(model, "metadata", {}), "streamrnn": json.dumps(own)}
