@@ -1,4 +1,7 @@
-"""Streaming inference of recurrent networks, one timestep at a time, with the state kept for you."""
+"""Streaming inference of recurrent networks: one timestep at a time, the state kept for you."""
+
+import importlib
+from typing import Any
 
 from .errors import (
     ConfigError,
@@ -14,33 +17,145 @@ from .errors import (
 from .files import load
 from .graph import Input, Value
 from .layer import Layer, Model, Sequential
-from .ops import *  # noqa: F403 (each op is public; `ops.__all__` lists them)
-from .ops import __all__ as _ops
+from .ops import (
+    ELU,
+    GELU,
+    GRU,
+    LSTM,
+    RNN,
+    SELU,
+    Abs,
+    Add,
+    BatchNorm1d,
+    Concat,
+    Context,
+    Conv1d,
+    Div,
+    Embedding,
+    Exp,
+    Expand,
+    Flatten,
+    FrameConv1d,
+    GRUCell,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    Log,
+    LogSigmoid,
+    LogSoftmax,
+    LSTMCell,
+    Max,
+    Mean,
+    Min,
+    Mish,
+    Mul,
+    Op,
+    Pad,
+    ReLU,
+    ReLU6,
+    Reshape,
+    RNNCell,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Slice,
+    Softmax,
+    Softplus,
+    Softsign,
+    Sqrt,
+    Square,
+    Sub,
+    Sum,
+    Tanh,
+    Transpose,
+    concat,
+)
 from .reference import ReferenceStream
 from .stream import Stream
 from .version import VERSION
 
 __version__ = VERSION
 
-__all__ = sorted(
-    [
-        "ConfigError",
-        "ExportError",
-        "FileError",
-        "FrameError",
-        "GraphError",
-        "Input",
-        "Layer",
-        "Model",
-        "NonFiniteError",
-        "ReferenceStream",
-        "Sequential",
-        "StateError",
-        "Stream",
-        "StreamrnnError",
-        "Value",
-        "WeightError",
-        "load",
-        *(name for name in _ops if name not in ("REGISTRY", "arithmetic")),
-    ]
-)
+__all__ = [
+    "Abs",
+    "Add",
+    "BatchNorm1d",
+    "Concat",
+    "ConfigError",
+    "Context",
+    "Conv1d",
+    "Div",
+    "ELU",
+    "Embedding",
+    "Exp",
+    "Expand",
+    "ExportError",
+    "FileError",
+    "Flatten",
+    "FrameConv1d",
+    "FrameError",
+    "GELU",
+    "GRU",
+    "GRUCell",
+    "GraphError",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "Input",
+    "LSTM",
+    "LSTMCell",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "Log",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Max",
+    "Mean",
+    "Min",
+    "Mish",
+    "Model",
+    "Mul",
+    "NonFiniteError",
+    "Op",
+    "Pad",
+    "RNN",
+    "RNNCell",
+    "ReLU",
+    "ReLU6",
+    "ReferenceStream",
+    "Reshape",
+    "SELU",
+    "Scale",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Square",
+    "StateError",
+    "Stream",
+    "StreamrnnError",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Transpose",
+    "Value",
+    "WeightError",
+    "concat",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``streamrnn.export`` when it is first used: it needs onnx."""
+    if name == "export":
+        return importlib.import_module(".export", __name__)
+    raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")

@@ -73,7 +73,7 @@ def save(layer: Layer, path: str | Path) -> None:
     names |= {id(node.value): node.name for node in graph.nodes}
     tensors: dict[str, npt.NDArray[Any]] = {}
     for node in graph.nodes:
-        for name, array in (node.op.weights | node.op.initial_state).items():
+        for name, array in {**node.op.weights, **node.op.initial_state}.items():
             tensors[f"{node.name}.{name}"] = np.ascontiguousarray(array)
     header = {
         "version": FORMAT_VERSION,
@@ -119,7 +119,9 @@ def load(path: str | Path) -> Model:
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise FileError(f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}")
+        raise FileError(
+            f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}"
+        )
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
@@ -140,7 +142,14 @@ def load(path: str | Path) -> Model:
         ) from None
     try:
         return _built(json.loads(text), tensors)
-    except (StreamrnnError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        StreamrnnError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         said = str(error) if isinstance(error, StreamrnnError) else f"damaged header: {error!r}"
         raise FileError(f"{path}: {said}") from None
 
@@ -187,7 +196,9 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
                 op.initial_state = {**op.initial_state, state: initial}
     if tensors:
         raise FileError(f"tensors that no op uses: {', '.join(sorted(tensors))}")
-    outputs = {n: values[v] if v in values else _missing(n, v) for n, v in header["outputs"].items()}
+    outputs = {
+        n: values[v] if v in values else _missing(n, v) for n, v in header["outputs"].items()
+    }
     return Model(inputs, outputs, header["metadata"])
 
 
@@ -203,5 +214,3 @@ def _only(given: Mapping[str, Any], known: set[str], where: str) -> None:
 
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-

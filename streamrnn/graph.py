@@ -118,7 +118,9 @@ def as_shape(shape: int | Sequence[int], who: str) -> Shape:
     try:
         dims = (int(shape),) if isinstance(shape, int) else tuple(int(d) for d in shape)
     except (TypeError, ValueError):
-        raise ConfigError(f"{who}: shape must be an int or a tuple of ints, got {shape!r}") from None
+        raise ConfigError(
+            f"{who}: shape must be an int or a tuple of ints, got {shape!r}"
+        ) from None
     if any(d < 1 for d in dims):
         raise ConfigError(f"{who}: every size in a shape must be at least 1, got {dims}")
     return dims

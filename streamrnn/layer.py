@@ -65,7 +65,7 @@ class Layer:
         )
 
     def named_parameters(self) -> dict[str, tuple[Op, str]]:
-        """Return every weight by its name (torch's, where torch has the layer): (op, name there)."""
+        """Return every weight by its name (torch's, where torch has it), as (op, name there)."""
         raise NotImplementedError
 
     def graph(self) -> Graph:
@@ -153,11 +153,11 @@ class Layer:
         return own
 
     def step(self, x: Any, out: Any = None) -> Result | None:
-        """Run one frame through the layer's own stream; see :meth:`Stream.step` for shapes."""
+        """Run one frame through the layer's own stream; see :meth:`Stream.step`."""
         return self._stream.step(x, out)
 
     def run(self, xs: Any, out: Any = None) -> Result:
-        """Run a block of frames through the layer's own stream; see :meth:`Stream.run` for shapes."""
+        """Run a block of frames through the layer's own stream; see :meth:`Stream.run`."""
         return self._stream.run(xs, out)
 
     def reset(self) -> None:
@@ -311,10 +311,9 @@ class Model(Layer):
         inputs, outputs = list(self._graph.inputs.values()), list(self._graph.outputs.values())
         if len(outputs) != 1:
             raise GraphError("a model with several outputs cannot be used as a layer")
-        if [v.shape for v in values] != [v.shape for v in inputs]:
-            raise GraphError(
-                f"{self!r} takes shapes {[v.shape for v in inputs]}, got {[v.shape for v in values]}"
-            )
+        wanted, got = [v.shape for v in inputs], [v.shape for v in values]
+        if wanted != got:
+            raise GraphError(f"{self!r} takes shapes {wanted}, got {got}")
         made = {id(old): new for old, new in zip(inputs, values, strict=True)}
         for node in self._graph.nodes:
             made[id(node.value)] = node.op(*(made[id(arg)] for arg in node.args))

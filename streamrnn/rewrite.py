@@ -25,13 +25,13 @@ def fold_batch_norm(graph: Graph) -> Graph:
         args = tuple(new[id(a)] for a in node.args)
         before = node.args[0].op
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
-        if norm and linear and before is not None:
-            if readers[id(node.args[0])] == 1 and uses[id(before)] == uses[id(node.op)] == 1:
-                op = linear(*norm())
-                op.name, op.initial_state = before.name, before.initial_state
-                new[id(node.value)] = op(*args[0].args)
-                changed = True
-                continue
+        once = readers[id(node.args[0])] == uses[id(before)] == uses[id(node.op)] == 1
+        if norm and linear and before is not None and once:
+            op = linear(*norm())
+            op.name, op.initial_state = before.name, before.initial_state
+            new[id(node.value)] = op(*args[0].args)
+            changed = True
+            continue
         value = node.value
         new[id(value)] = Value(value.shape, value.clock, value.dtype, value.op, args)
     if not changed:

@@ -43,7 +43,9 @@ class StateView(MutableMapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         slot = self._stream.program.slots[self._known(name)]
-        return self._stream._state[slot.offset : slot.stop].reshape(slot.shape).copy()
+        part: Array = self._stream._state[slot.offset : slot.stop]
+        copy: Array = part.reshape(slot.shape).copy()
+        return copy
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._write({name: value})
@@ -87,9 +89,7 @@ class StateView(MutableMapping[str, Array]):
 def _checked_state(name: str, value: Any, shape: Shape) -> npt.NDArray[Any]:
     array = np.asarray(value)
     if array.shape != shape or array.dtype != F32:
-        raise StateError(
-            f"state {name!r} must be float32 of shape {shape}, got {describe(array)}"
-        )
+        raise StateError(f"state {name!r} must be float32 of shape {shape}, got {describe(array)}")
     return array
 
 
@@ -185,7 +185,7 @@ class Stream:
             y = np.empty(self._out_size, F32) if out is None else out
             try:
                 if self._advance(self._plan, 1, x, y) == 1:
-                    return y  # type: ignore[no-any-return]
+                    return y
             except TypeError:
                 pass
         return self._checked(x, out, single=True)
@@ -278,9 +278,7 @@ class Stream:
                 raise FrameError("`out` overlaps the input; give it memory of its own")
         return list(outs)
 
-    def _split(
-        self, block: Array, outs: list[Array | None], shapes: list[Shape]
-    ) -> Result:
+    def _split(self, block: Array, outs: list[Array | None], shapes: list[Shape]) -> Result:
         """Cut a block (T, sizes of all outputs side by side) into the outputs."""
         results, at = [], 0
         for out, shape, value in zip(outs, shapes, self.program.outputs, strict=True):

@@ -124,7 +124,9 @@ class OnnxRecorder:
                 new[value] = name
             else:  # an input handed on, or a value that is returned twice
                 source = new.get(value, value)
-                self.nodes.append(helper.make_node("Identity", [source], [name], name=f"{name}:copy"))
+                self.nodes.append(
+                    helper.make_node("Identity", [source], [name], name=f"{name}:copy")
+                )
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [new.get(n, n) for n in names]

@@ -92,7 +92,9 @@ def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     graph = model.graph()
     size = 4 * sum(a.size for node in graph.nodes for a in node.op.weights.values())
     if size > MAX_BYTES:
-        raise ExportError(f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB")
+        raise ExportError(
+            f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB"
+        )
     g, outputs = _recorded(graph, opset)
     stride = graph.clock.stride
     inputs = [
@@ -135,7 +137,7 @@ def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
 
 
 def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
-    """Return what a runtime has to know beside the graph: which state feeds which, and its start."""
+    """Return what a runtime must know beside the graph: which state feeds which, and its start."""
     initial = {
         f"{node.name}.{name}": array.reshape(-1).tolist()
         for node in graph.nodes

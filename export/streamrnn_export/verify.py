@@ -1,4 +1,4 @@
-"""Is the exported graph the same function? It is run in onnxruntime beside the model's own stream."""
+"""Is the export the same function? It is run in onnxruntime beside the model's own stream."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _initial_states(proto: onnx.ModelProto) -> dict[str, Array]:
     meta = json.loads({p.key: p.value for p in proto.metadata_props}["streamrnn"])
     return {
         s["input"]: np.broadcast_to(
-            np.reshape(np.float32(s["initial"]), s["shape"])
+            np.reshape(np.array(s["initial"], np.float32), s["shape"])
             if isinstance(s["initial"], list)
             else np.float32(s["initial"]),
             s["shape"],

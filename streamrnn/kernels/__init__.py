@@ -1,1 +1,1 @@
-"""Vectors, functions, the matrix product and the tape: the only part of the library that knows numba."""
+"""Vectors, functions, the matrix product and the tape: the only part that knows numba."""

@@ -2,12 +2,13 @@
 
 numba's own cache watches only the file that defines a function, so an edit in a helper module
 would leave a stale kernel behind. Here one stamp covers everything that a kernel's code depends on:
-the sources of all kernel modules, the versions of numba and llvmlite, and the CPU with its features.
+the sources of all kernel modules, the versions of numba and llvmlite, the CPU and its features.
 Each stamp has a folder of its own; nothing in it is ever wrong, so nothing needs to be invalidated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -69,9 +70,7 @@ def cache_folder() -> Path:
     A folder that already holds this stamp is used even if it is read-only.
     """
     chosen = os.environ.get("STREAMRNN_CACHE_DIR")
-    roots = (
-        [Path(chosen)] if chosen else [PACKAGE / "__pycache__", _user_cache() / "streamrnn"]
-    )
+    roots = [Path(chosen)] if chosen else [PACKAGE / "__pycache__", _user_cache() / "streamrnn"]
     for root in roots:
         folder = root / f"kernels-{source_stamp()}"
         if folder.is_dir() or _writable(folder):
@@ -116,7 +115,5 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # full disk, read-only folder: compile again next time
             super().save_overload(sig, data)
-        except OSError:  # full disk or read-only folder: compile again next time
-            pass

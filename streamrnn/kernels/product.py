@@ -49,9 +49,7 @@ def pack(weight: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]
     padded = np.zeros((blocks * width, inputs), np.float32)
     padded[:outputs] = weight
     by_block = padded.reshape(blocks, width, inputs)
-    parts = [
-        by_block[first : first + n].transpose(2, 0, 1).ravel() for first, n in _groups(blocks)
-    ]
+    parts = [by_block[first : first + n].transpose(2, 0, 1).ravel() for first, n in _groups(blocks)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 

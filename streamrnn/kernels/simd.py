@@ -45,7 +45,9 @@ __all__ = [
     "lanes",
     "load",
     "mantissa",
-    "scale2",
+    "power2",
+    "power2_half",
+    "power2_rest",
     "select_lt",
     "splat",
     "store",
@@ -109,6 +111,11 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, fe_type, fe_type.ir)
 
 
+def operation(function: Callable[..., Any]) -> Any:
+    """Make numba's ``intrinsic`` of a function that emits LLVM instructions."""
+    return intrinsic(function)
+
+
 def _vector() -> VectorType:
     return VectorType(host().lanes)
 
@@ -141,7 +148,7 @@ def _is_pointer(kind: Any) -> bool:
 Codegen = Callable[[Any, Any, Any, Any], Any]
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def lanes(typing_context: Any) -> Any:
     """Lanes of a vector on the target: a constant at compile time."""
 
@@ -151,7 +158,7 @@ def lanes(typing_context: Any) -> Any:
     return types.intp(), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def load(typing_context: Any, pointer: Any, index: Any) -> Any:
     """Vector at ``pointer[index:index + lanes]``; no alignment is required."""
     if not _is_pointer(pointer):
@@ -167,7 +174,7 @@ def load(typing_context: Any, pointer: Any, index: Any) -> Any:
     return vector(pointer, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
     """Write a vector to ``pointer[index:index + lanes]``; no alignment is required."""
     if not (_is_pointer(pointer) and isinstance(value, VectorType)):
@@ -182,7 +189,7 @@ def store(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
     return types.void(pointer, types.intp, value), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def at(typing_context: Any, pointer: Any, offset: Any) -> Any:
     """Pointer to ``pointer[offset]``."""
     if not _is_pointer(pointer):
@@ -194,7 +201,7 @@ def at(typing_context: Any, pointer: Any, offset: Any) -> Any:
     return pointer(pointer, types.intp), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def splat(typing_context: Any, scalar: Any) -> Any:
     """Vector with every lane equal to ``scalar``."""
     if not isinstance(scalar, (types.Float, types.Integer)):
@@ -207,9 +214,9 @@ def splat(typing_context: Any, scalar: Any) -> Any:
     return vector(types.float32), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c``, rounded once where the target can."""
+    """Return ``a * b + c``, rounded once where the target can."""
     kinds = (a, b, c)
     if not any(isinstance(k, VectorType) for k in kinds):
         return None
@@ -224,7 +231,7 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _unary(name: str) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @operation
     def function(typing_context: Any, a: Any) -> Any:
         if not isinstance(a, VectorType):
             return None
@@ -242,7 +249,7 @@ vabs = _unary("llvm.fabs")
 
 
 def _clamp(comparison: str) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @operation
     def function(typing_context: Any, x: Any, bound: Any) -> Any:
         if not isinstance(x, VectorType):
             return None
@@ -261,7 +268,7 @@ vmin = _clamp(">")
 vmax = _clamp("<")
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def select_lt(typing_context: Any, a: Any, b: Any, then: Any, other: Any) -> Any:
     """Lane by lane ``then if a < b else other``; a NaN in ``a`` or ``b`` chooses ``other``."""
     if not isinstance(then, VectorType):
@@ -273,7 +280,7 @@ def select_lt(typing_context: Any, a: Any, b: Any, then: Any, other: Any) -> Any
     return then(then, then, then, then), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def hsum(typing_context: Any, x: Any) -> Any:
     """Sum of the lanes: halves are added to each other until one value is left."""
     if not isinstance(x, VectorType):
@@ -299,32 +306,8 @@ def hsum(typing_context: Any, x: Any) -> Any:
 _I32 = ir.IntType(32)
 
 
-@intrinsic  # type: ignore[misc]
-def scale2(typing_context: Any, x: Any, n: Any) -> Any:
-    """``x * 2**n`` for whole numbers ``n`` in [-252, 254]; below the smallest normal it may give 0.
-
-    The power is made from exponent bits, in two factors, so that neither overflows on its own.
-    """
-    if not (isinstance(x, VectorType) and isinstance(n, VectorType)):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        width = sig.return_type.width
-        integers = ir.VectorType(_I32, width)
-        whole = builder.fptosi(args[1], integers)
-        half = builder.ashr(whole, _constant(width, 1, _I32))
-        result = args[0]
-        for part in (half, builder.sub(whole, half)):
-            biased = builder.add(part, _constant(width, 127, _I32))
-            bits = builder.shl(biased, _constant(width, 23, _I32))
-            result = builder.fmul(result, builder.bitcast(bits, sig.return_type.ir))
-        return result
-
-    return x(x, x), codegen
-
-
 def _bits(make: Callable[[Any, Any, int], Any]) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @operation
     def function(typing_context: Any, x: Any) -> Any:
         if not isinstance(x, VectorType):
             return None
@@ -356,8 +339,28 @@ def _mantissa(builder: Any, bits: Any, width: int) -> Any:
     return builder.bitcast(builder.sub(bits, power), ir.VectorType(ir.FloatType(), width))
 
 
+def _low_bits(builder: Any, bits: Any, width: int) -> Any:
+    shifted = builder.shl(bits, _constant(width, 23, _I32))
+    return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), width))
+
+
+def _half_of_low_bits(builder: Any, bits: Any, width: int) -> Any:
+    return _low_bits(builder, builder.lshr(bits, _constant(width, 1, _I32)), width)
+
+
+def _rest_of_low_bits(builder: Any, bits: Any, width: int) -> Any:
+    half = builder.lshr(bits, _constant(width, 1, _I32))
+    return _low_bits(builder, builder.sub(bits, half), width)
+
+
+# e and m of x = m * 2**e, for normal x > 0.
 exponent = _bits(_exponent)
 mantissa = _bits(_mantissa)
+# A whole number b stands in the lowest bits of x (x = 1.5 * 2**23 + b): the float32 with the
+# exponent bits b, that is 2**(b - 127); and two such, whose exponent bits add up to b.
+power2 = _bits(_low_bits)
+power2_half = _bits(_half_of_low_bits)
+power2_rest = _bits(_rest_of_low_bits)
 
 
 def _as_vector(builder: Any, vector: VectorType, kind: Any, value: Any) -> Any:
@@ -407,7 +410,7 @@ for _symbol, _instruction in (
 def _pointer_to(dtype: Any) -> Any:
     kind = types.CPointer(dtype)
 
-    @intrinsic  # type: ignore[misc]
+    @operation
     def function(typing_context: Any, address: Any) -> Any:
         if not isinstance(address, types.Integer):
             return None
@@ -426,7 +429,7 @@ ints = _pointer_to(types.int64)
 bits = _pointer_to(types.uint32)
 
 
-@intrinsic  # type: ignore[misc]
+@operation
 def call(typing_context: Any, address: Any, row: Any, w: Any, s: Any, x: Any, frames: Any) -> Any:
     """Call the kernel at the integer ``address`` with five pointers; it returns nothing."""
     arguments = (row, w, s, x, frames)
@@ -444,7 +447,7 @@ def call(typing_context: Any, address: Any, row: Any, w: Any, s: Any, x: Any, fr
 def _reinterpreted(dtype: Any) -> Any:
     kind = types.CPointer(dtype)
 
-    @intrinsic  # type: ignore[misc]
+    @operation
     def function(typing_context: Any, address: Any) -> Any:
         if not _is_pointer(address):
             return None

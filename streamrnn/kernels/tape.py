@@ -21,7 +21,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numba import njit, types
 from numba.core.ccallback import CFunc
 
@@ -77,7 +76,7 @@ def helper(function: Callable[..., Any]) -> Any:
 
 
 class Kernel:
-    """A kernel: its parameters, and the address of its compiled form (made when first asked for)."""
+    """A kernel: its parameters, and its compiled form, made when first asked for."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.name = function.__name__
@@ -97,7 +96,7 @@ class Kernel:
         return f"<kernel {self.name}({', '.join(self.parameters)})>"
 
     @functools.cached_property
-    def compiled(self) -> CFunc:
+    def compiled(self) -> Any:
         """The C function, taken from the cache or compiled now."""
         arguments = ", ".join(
             _PARAMETERS[kind].format(i=i) for i, kind in enumerate(self.parameters.values(), 1)
@@ -115,14 +114,15 @@ class Kernel:
             "body": helper(self.function),
         }
         exec(compile(source, self.file, "exec"), scope)
-        entry = CFunc(scope[self.name], (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
+        entry: Any = CFunc(scope[self.name], (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
         entry._cache = KernelCache(scope[self.name])
         entry.compile()
         return entry
 
     @property
     def address(self) -> int:
-        return int(self.compiled.address)
+        address: Any = self.compiled.address
+        return int(address)
 
     def row(self, operands: Sequence[int]) -> list[int]:
         """Return the tape's row that calls this kernel."""
@@ -157,8 +157,9 @@ def elementwise(function: Callable[..., Any]) -> Kernel:
             parameters.append(f"{name}_step: 'Size'")
         at_i = {"Scratch": f"load({name}, t * {name}_step + i)", "Weights": f"load({name}, i)"}
         values.append(at_i.get(kind, f"splat({name})"))
+    parameters += ["y: 'Scratch'", "y_step: 'Size'", "n: 'Size'"]
     source = (
-        f"def {function.__name__}({', '.join(parameters)}, y: 'Scratch', y_step: 'Size', n: 'Size'):\n"
+        f"def {function.__name__}({', '.join(parameters)}):\n"
         f"    for t in range(T):\n"
         f"        for i in range(0, n, lanes()):\n"
         f"            store(y, t * y_step + i, body({', '.join(values)}))\n"

@@ -1,14 +1,14 @@
 """Activation functions of each element, and softmax over an axis; named and defined as in torch.
 
-Each is three lines of equations: the kernel in vectors, the reference in NumPy, and the operator (or
-composition) in ONNX.
+Each is three lines of equations: the kernel in vectors, the reference in NumPy, and the operator
+(or a composition) in ONNX.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -177,7 +177,7 @@ class _Activation(Op):
             raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
         return shapes[0]
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         """Return the plain equation, in float64."""
         raise NotImplementedError
 
@@ -187,7 +187,7 @@ class _Activation(Op):
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         with np.errstate(all="ignore"):
-            return self.formula(xs[0])
+            return np.asarray(self.formula(xs[0]))
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
@@ -203,7 +203,7 @@ class ReLU(_Activation):
 
     kernel, onnx_kind = relu, "Relu"
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.maximum(x, 0)
 
 
@@ -215,7 +215,7 @@ class LeakyReLU(_Activation):
 
     kernel: ClassVar[Kernel] = leaky_relu
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.where(x < 0, self.negative_slope * x, x)
 
     def numbers(self) -> dict[str, float]:
@@ -233,7 +233,7 @@ class ELU(_Activation):
 
     kernel: ClassVar[Kernel] = elu
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.where(x < 0, self.alpha * np.expm1(x), x)
 
     def numbers(self) -> dict[str, float]:
@@ -248,7 +248,7 @@ class SELU(_Activation):
 
     kernel = elu
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return SELU_SCALE * np.where(x < 0, SELU_ALPHA * np.expm1(x), x)
 
     def numbers(self) -> dict[str, float]:
@@ -263,7 +263,7 @@ class Tanh(_Activation):
 
     kernel = tanh
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.tanh(x)
 
 
@@ -272,7 +272,7 @@ class Sigmoid(_Activation):
 
     kernel = sigmoid
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return 1 / (1 + np.exp(-x))
 
 
@@ -281,7 +281,7 @@ class SiLU(_Activation):
 
     kernel = silu
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return x / (1 + np.exp(-x))
 
     def onnx(self, g: Recorder, *xs: str) -> str:
@@ -296,13 +296,15 @@ class GELU(_Activation):
 
     def __post_init__(self) -> None:
         if self.approximate not in ("none", "tanh"):
-            raise ConfigError(f"GELU: `approximate` must be 'none' or 'tanh', got {self.approximate!r}")
+            raise ConfigError(
+                f"GELU: `approximate` must be 'none' or 'tanh', got {self.approximate!r}"
+            )
 
     @property
     def kernel(self) -> Kernel:  # type: ignore[override]
         return gelu if self.approximate == "none" else gelu_tanh
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         if self.approximate == "none":
             return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -324,7 +326,7 @@ class Softplus(_Activation):
 
     kernel = softplus
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.logaddexp(0, x)
 
 
@@ -333,7 +335,7 @@ class LogSigmoid(_Activation):
 
     kernel = log_sigmoid
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return -np.logaddexp(0, -x)
 
     def onnx(self, g: Recorder, *xs: str) -> str:
@@ -345,7 +347,7 @@ class Mish(_Activation):
 
     kernel = mish
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return x * np.tanh(np.logaddexp(0, x))
 
     def onnx(self, g: Recorder, *xs: str) -> str:
@@ -357,7 +359,7 @@ class Softsign(_Activation):
 
     kernel = softsign
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return x / (1 + np.abs(x))
 
 
@@ -368,7 +370,7 @@ class _Clip(_Activation):
         """Return slope, offset, lower and upper bound."""
         raise NotImplementedError
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         slope, offset, low, high = self.line()
         return np.clip(x * slope + offset, low, high)
 
@@ -425,7 +427,7 @@ class Hardswish(_Activation):
 
     kernel, onnx_kind = hardswish, "HardSwish"
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
 
@@ -434,7 +436,7 @@ class Exp(_Activation):
 
     kernel = exp
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.exp(x)
 
 
@@ -443,7 +445,7 @@ class Log(_Activation):
 
     kernel = log
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.log(x)
 
 
@@ -452,7 +454,7 @@ class Sqrt(_Activation):
 
     kernel = sqrt
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.sqrt(x)
 
 
@@ -461,7 +463,7 @@ class Abs(_Activation):
 
     kernel = absolute
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return np.abs(x)
 
 
@@ -470,7 +472,7 @@ class Square(_Activation):
 
     kernel = square
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         return x * x
 
     def onnx(self, g: Recorder, *xs: str) -> str:
@@ -525,7 +527,7 @@ class Softmax(_Activation):
         checked_axis(self, self.axis, super().output_shape(*shapes))
         return shapes[0]
 
-    def formula(self, x: Array) -> Array:
+    def formula(self, x: Array) -> Any:
         shifted = x - x.max(self.axis, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(self.axis, keepdims=True))
         return logs if self.logarithm else np.exp(logs)

@@ -49,7 +49,7 @@ def div(a: Vector, b: Vector) -> Vector:
 @dataclass(eq=False)
 class _Binary(Op):
     kernel: ClassVar[Kernel]
-    function: ClassVar[Callable[[Array, Array], Array]]
+    function: ClassVar[Callable[..., Any]]
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 2 or shapes[0] != shapes[1]:
@@ -58,7 +58,7 @@ class _Binary(Op):
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         with np.errstate(all="ignore"):
-            return type(self).function(xs[0], xs[1])
+            return np.asarray(type(self).function(xs[0], xs[1]))
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
@@ -153,10 +153,13 @@ def arithmetic(name: str, a: Value, b: Any, swap: bool = False) -> Value:
             raise GraphError(
                 f"{name}: shapes {a.shape} and {b.shape} cannot be broadcast together"
             ) from None
-        a, b = (v if v.shape == shape else Expand(shape)(v) for v in (a, b))
-        return _BINARY[name](*((b, a) if swap else (a, b)))
+        pair = [v if v.shape == shape else Expand(shape)(v) for v in (a, b)]
+        op = _BINARY[name]()
+        return op(*(reversed(pair) if swap else pair))
     if isinstance(b, bool) or not isinstance(b, (int, float, np.number)):
-        raise GraphError(f"{name}: the other operand must be a value or a number, got {describe(b)}")
+        raise GraphError(
+            f"{name}: the other operand must be a value or a number, got {describe(b)}"
+        )
     number = float(b)
     if name == "Add":
         return Scale(1.0, number)(a)

@@ -1,4 +1,4 @@
-"""What recurrent cells share: weights in gates, the states, stacks of layers, the native ONNX node."""
+"""What recurrent cells share: weights in gates, states, stacks of layers, the native ONNX node."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Cell(Op):
         return uniform(shape, 1 / math.sqrt(self.hidden_size), rng)
 
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
-        return {name: (self.hidden_size,) for name in self.states}
+        return dict.fromkeys(self.states, (self.hidden_size,))
 
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.input_size,),)
@@ -152,7 +152,9 @@ class Stack(Layer):
                 f"begins at the last frame, which has not come yet; train with bidirectional=False"
             )
         if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
-            raise ConfigError(f"{kind}: `num_layers` must be a positive integer, got {num_layers!r}")
+            raise ConfigError(
+                f"{kind}: `num_layers` must be a positive integer, got {num_layers!r}"
+            )
         unknown = options.keys() - self.cell.__dataclass_fields__.keys()
         if unknown:
             raise ConfigError(f"{kind}: unknown argument {', '.join(map(repr, sorted(unknown)))}")

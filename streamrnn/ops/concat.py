@@ -67,7 +67,10 @@ class Concat(Op):
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         sizes = np.cumsum([0, *(x.size for x in xs)])
         positions = np.concatenate(
-            [np.arange(a, b).reshape(x.shape) for x, a, b in zip(xs, sizes, sizes[1:], strict=False)],
+            [
+                np.arange(a, b).reshape(x.shape)
+                for x, a, b in zip(xs, sizes, sizes[1:], strict=False)
+            ],
             self.axis,
         )
         in_order = bool((positions.reshape(-1) == np.arange(sizes[-1])).all())

@@ -35,7 +35,7 @@ def context(
     memory: Size,
     n: Size,
 ) -> None:
-    """y is (past, x); then ``past`` is the end of y."""
+    """Y is (past, x); then ``past`` is the end of y."""
     for t in range(T):
         frame = at(y, t * y_step)
         copy(memory, past, frame)
@@ -87,9 +87,7 @@ class Context(Op):
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
-        tape.emit(
-            context, x=xs[0], y=y, past=tape.state("past"), memory=self.past, n=xs[0].size
-        )
+        tape.emit(context, x=xs[0], y=y, past=tape.state("past"), memory=self.past, n=xs[0].size)
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:

@@ -21,6 +21,7 @@ from ..kernels.tape import Frames, Index, Scratch, Size, State, Weights, copy, h
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
@@ -29,7 +30,7 @@ __all__ = ["Conv1d", "check_convolution", "pack_groups", "taps_first"]
 
 @helper
 def remember(
-    T: int, x: object, x_step: int, window: object, past: object, C: int, frames: int
+    T: int, x: Pointer, x_step: int, window: Pointer, past: Pointer, C: int, frames: int
 ) -> None:
     """``window`` becomes the past frames and the new ones; ``past`` its last frames."""
     copy(frames * C, past, window)
@@ -62,28 +63,26 @@ def conv1d(
     """``memory`` past frames are kept; ``index`` frames came before this block."""
     remember(T, x, x_step, window, past, C, memory)
     first = at(window, (-index) % stride * C)
-    width = C // groups
-    out = O // groups
+    width, out = C // groups, O // groups
     packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
+    pieces, piece, hop = taps, width, dilation * C
+    if groups == 1 and dilation == 1:  # the taps of a window lie side by side
+        pieces, piece, hop = 1, taps * C, 0
     for g in range(groups):
-        source, sums, result = at(first, g * width), at(bias, g * out), at(y, g * out)
-        if groups == 1 and dilation == 1:  # the taps of a window lie side by side
-            affine(due, source, stride * C, 1, 0, taps * C, sums, 0, result, y_step, w, O)
-        else:
-            affine(
-                due,
-                source,
-                stride * C,
-                taps,
-                dilation * C,
-                width,
-                sums,
-                0,
-                result,
-                y_step,
-                at(w, g * packed),
-                out,
-            )
+        affine(
+            due,
+            at(first, g * width),
+            stride * C,
+            pieces,
+            hop,
+            piece,
+            at(bias, g * out),
+            0,
+            at(y, g * out),
+            y_step,
+            at(w, g * packed),
+            out,
+        )
 
 
 @kernel
@@ -129,7 +128,7 @@ def check_convolution(op: Op, channels: int, out_channels: int, groups: int) -> 
 
 def taps_first(weight: Array) -> Array:
     """Return (O, C, k) as (O, k * C): the order in which a window of frames lies in memory."""
-    return weight.transpose(0, 2, 1).reshape(weight.shape[0], -1)
+    return np.reshape(np.swapaxes(weight, 1, 2), (len(weight), -1))
 
 
 def pack_groups(tape: Lowering, weight: Array, groups: int) -> int:
@@ -180,9 +179,7 @@ class Conv1d(Op):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        self.at_least(
-            in_channels=1, out_channels=1, kernel_size=1, stride=1, dilation=1, groups=1
-        )
+        self.at_least(in_channels=1, out_channels=1, kernel_size=1, stride=1, dilation=1, groups=1)
         check_convolution(self, self.in_channels, self.out_channels, self.groups)
         self.stride_frames = self.stride
 
@@ -226,7 +223,7 @@ class Conv1d(Op):
             np.split(weights["weight"], self.groups), np.split(taps, self.groups, 1), strict=True
         )
         y = np.concatenate([np.einsum("ock,kc->o", w, x) for w, x in groups])
-        return y + (weights["bias"] if self.bias else 0.0)
+        return np.asarray(y + weights["bias"] if self.bias else y)
 
     def scaled(self, scale: Array, shift: Array) -> Conv1d:
         """Return ``scale * y + shift`` as one op."""

@@ -1,7 +1,7 @@
 """Convolution inside each frame, over its last axis: ``torch.nn.Conv1d`` with no time involved.
 
-A frame of shape (C, L) becomes (O, L'), with ``L' = (L + 2 padding - dilation (k - 1) - 1) // stride
-+ 1``. Nothing is kept between frames; for a convolution over the stream see ``Conv1d``.
+A frame of shape (C, L) becomes (O, L'), with ``L' = (L + 2 padding - dilation (k - 1) - 1) //
+stride + 1``. Nothing is kept between frames; for a convolution over the stream see ``Conv1d``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ class FrameConv1d(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != self.in_channels:
-            raise GraphError(f"{self!r} expects frames of shape ({self.in_channels}, L), got {shapes}")
+            raise GraphError(
+                f"{self!r} expects frames of shape ({self.in_channels}, L), got {shapes}"
+            )
         span = self.dilation * (self.kernel_size - 1) + 1
         length = (shapes[0][1] + 2 * self.padding - span) // self.stride + 1
         if length < 1:

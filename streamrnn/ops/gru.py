@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..kernels.functions import sigmoid, tanh
+from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
@@ -61,7 +61,7 @@ def gru_cell(
             r = sigmoid(load(gate, u) + load(hidden, u))
             z = sigmoid(load(gate, P + u) + load(hidden, P + u))
             n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
-            store(after, u, fma(z, load(before, u) - n, n))
+            store(after, u, flush(fma(z, load(before, u) - n, n)))
         before = after
     if T > 0:
         copy(H, before, h)
@@ -99,7 +99,7 @@ def gru_cell_reset_before(
         affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
         for u in range(0, H, L):
             z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
-            store(after, u, fma(z, load(before, u) - n, n))
+            store(after, u, flush(fma(z, load(before, u) - n, n)))
         before = after
     if T > 0:
         copy(H, before, h)
@@ -110,8 +110,8 @@ class GRUCell(Cell):
     """One GRU step; the output is the new hidden state.
 
     Frames are float32 [shape=(I,)], outputs and state ``h`` float32 [shape=(H,)], dimensionless.
-    Weights as in ``torch.nn.GRUCell``: ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), ``bias_ih`` and
-    ``bias_hh`` (3H,), gates in the order r, z, n.
+    Weights as in ``torch.nn.GRUCell``: ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), ``bias_ih``
+    and ``bias_hh`` (3H,), gates in the order r, z, n.
 
     Parameters
     ----------

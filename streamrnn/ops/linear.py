@@ -101,17 +101,23 @@ class Linear(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or shapes[0][-1:] != (self.in_features,):
-            raise GraphError(f"{self!r} expects frames of shape (…, {self.in_features}), got {shapes}")
+            raise GraphError(
+                f"{self!r} expects frames of shape (…, {self.in_features}), got {shapes}"
+            )
         return (*shapes[0][:-1], self.out_features)
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        return xs[0] @ weights["weight"].T + (weights["bias"] if self.bias else 0.0)
+        y = xs[0] @ weights["weight"].T
+        return np.asarray(y + weights["bias"] if self.bias else y)
 
     def scaled(self, scale: Array, shift: Array) -> Linear:
         """Return ``scale * (W x + b) + shift`` as one op."""
         op = Linear(self.in_features, self.out_features)
         bias = self.weights["bias"] if self.bias else 0.0
-        op.weights = {"weight": self.weights["weight"] * scale[:, None], "bias": bias * scale + shift}
+        op.weights = {
+            "weight": self.weights["weight"] * scale[:, None],
+            "bias": bias * scale + shift,
+        }
         return op
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..kernels.functions import sigmoid, tanh
+from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
@@ -60,9 +60,9 @@ def lstm_cell(
         for u in range(0, H, L):
             i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
             g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
-            new_c = fma(f, load(c, u), i * g)
+            new_c = flush(fma(f, load(c, u), i * g))
             store(c, u, new_c)
-            store(after, u, o * tanh(new_c))
+            store(after, u, flush(o * tanh(new_c)))
         before = after
     if T > 0:
         copy(H, before, h)
@@ -72,8 +72,8 @@ def lstm_cell(
 class LSTMCell(Cell):
     """One LSTM step; the output is the new hidden state.
 
-    Frames are float32 [shape=(I,)], outputs float32 [shape=(H,)], states ``h`` and ``c`` [shape=(H,)],
-    all dimensionless. Weights as in ``torch.nn.LSTMCell``: ``weight_ih`` (4H, I), ``weight_hh``
+    Frames are float32 [shape=(I,)], outputs and states ``h`` and ``c`` float32 [shape=(H,)], all
+    dimensionless. Weights as in ``torch.nn.LSTMCell``: ``weight_ih`` (4H, I), ``weight_hh``
     (4H, H), ``bias_ih`` and ``bias_hh`` (4H,), gates in the order i, f, g, o.
 
     Parameters
@@ -136,5 +136,3 @@ class LSTM(Stack):
     """
 
     cell = LSTMCell
-
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from ..kernels.tape import (
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
-    from ..kernels.simd import Vector
+    from ..kernels.simd import Pointer, Vector
     from ..program import Location, Lowering
     from .recorder import Recorder
 
@@ -39,7 +39,7 @@ __all__ = ["BatchNorm1d", "LayerNorm"]
 
 
 @helper
-def row_sum(x: object, n: int, mean: float, square: int) -> float:
+def row_sum(x: Pointer, n: int, mean: Any, square: int) -> Any:
     """Sum of ``x - mean`` (or of its square) over n values, in an order that depends on n alone."""
     whole = n - n % lanes()
     total, centre = splat(0.0), splat(mean)
@@ -136,7 +136,7 @@ class LayerNorm(Op):
         axes = tuple(range(x.ndim - len(self._shape), x.ndim))
         centred = x - x.mean(axes, keepdims=True)
         y = centred / np.sqrt((centred**2).mean(axes, keepdims=True) + self.eps)
-        return y * weights["weight"] + weights["bias"] if self.elementwise_affine else y
+        return np.asarray(y * weights["weight"] + weights["bias"] if self.elementwise_affine else y)
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, n = tape.output(), math.prod(self._shape)
@@ -213,7 +213,7 @@ class BatchNorm1d(Op):
 
     def parameter_shapes(self) -> dict[str, Shape]:
         names = ["weight", "bias"] if self.affine else []
-        return {n: (self.num_features,) for n in [*names, "running_mean", "running_var"]}
+        return dict.fromkeys([*names, "running_mean", "running_var"], (self.num_features,))
 
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
         return np.ones(shape) if name in ("weight", "running_var") else np.zeros(shape)

@@ -36,8 +36,18 @@ REGISTRY: dict[str, type[Op]] = {}
 MAX_WEIGHT_BYTES = 1 << 33
 
 
+class _Rates(Layer):
+    """What an op's constructor may set beside its arguments; no fields of the dataclass."""
+
+    stride_frames: int = 1
+    """Input frames per output frame."""
+
+    index_limit: int | None = None
+    """For an op that reads indices: the number of valid ones."""
+
+
 @dataclass(eq=False)
-class Op(Layer):
+class Op(_Rates):
     """One op: equations, weights and state.
 
     Parameters
@@ -54,12 +64,6 @@ class Op(Layer):
 
     prefix: ClassVar[str] = ""
     """What a model's numbering begins with; the class's name in lower case unless set."""
-
-    stride_frames: ClassVar[int] | int = 1
-    """Input frames per output frame."""
-
-    index_limit: ClassVar[int | None] | int | None = None
-    """For an op that reads indices: the number of valid ones."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -228,7 +228,7 @@ class Transpose(_Rearrange):
     def moved(self, frame: Array) -> Array:
         if frame.ndim != len(self.axes):
             raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
-        return frame.transpose(self.axes)
+        return np.transpose(frame, tuple(self.axes))
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         return g.op("Transpose", xs[0], perm=[0, 1, *(a + 2 for a in self.axes)])

@@ -12,7 +12,7 @@ __all__ = ["Recorder"]
 class Recorder(Protocol):
     """An ONNX graph under construction, as seen by one op.
 
-    Values have shape (T, N, *frame): T frames at the value's own rate, N streams. Names are strings.
+    Values have shape (T, N, *frame): T frames at the value's own rate, N streams.
     """
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:

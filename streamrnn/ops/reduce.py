@@ -72,14 +72,27 @@ def reduce_extreme(
 
 @dataclass(eq=False)
 class _Reduce(Op):
-    """Parameters: see the ops."""
+    """One axis less (or of size 1).
+
+    Parameters
+    ----------
+    axis : int
+        Which axis of the frame.
+    keepdims : bool
+        Whether it stays, with size 1.
+    name, seed
+        See :class:`Op`.
+    """
 
     axis: int = -1
     keepdims: bool = False
 
     kernel: ClassVar[Kernel]
     function: ClassVar[Callable[..., Any]]
-    factor: ClassVar[float] = 1.0
+
+    def factor(self, n: int) -> float:
+        """Return the kernel's factor for an axis of n numbers."""
+        return 1.0
 
     def output_shape(self, *shapes: Shape) -> Shape:
         axis = checked_axis(self, self.axis, shapes[0])
@@ -100,7 +113,7 @@ class _Reduce(Op):
             outer=math.prod(shape[:axis]),
             n=shape[axis],
             inner=math.prod(shape[axis + 1 :]),
-            factor=1 / shape[axis] if self.function is np.mean else self.factor,
+            factor=self.factor(shape[axis]),
         )
         return y
 
@@ -116,6 +129,9 @@ class Mean(_Reduce):
     """Mean over one axis of the frame, which disappears unless `keepdims`."""
 
     kernel, function = reduce_sum, np.mean
+
+    def factor(self, n: int) -> float:
+        return 1 / n
 
 
 class Sum(_Reduce):
@@ -133,4 +149,7 @@ class Max(_Reduce):
 class Min(_Reduce):
     """Smallest number over one axis of the frame, which disappears unless `keepdims`."""
 
-    kernel, function, factor = reduce_extreme, np.min, -1.0
+    kernel, function = reduce_extreme, np.min
+
+    def factor(self, n: int) -> float:
+        return -1.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
-from ..kernels.functions import relu, tanh
+from ..kernels.functions import flush, relu, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
@@ -50,10 +50,10 @@ def rnn_cell(
         affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
         if rectify:
             for u in range(0, H, lanes()):
-                store(after, u, relu(load(after, u)))
+                store(after, u, flush(relu(load(after, u))))
         else:
             for u in range(0, H, lanes()):
-                store(after, u, tanh(load(after, u)))
+                store(after, u, flush(tanh(load(after, u))))
         before = after
     if T > 0:
         copy(H, before, h)
