@@ -232,7 +232,11 @@ class Graph:
         for name, value in self.outputs.items():
             if value.dtype != "float32":
                 raise GraphError(f"output {name!r} holds indices; outputs must be float32")
-        object.__setattr__(self, "nodes", _named([v for v in values if v.op is not None]))
+        both = sorted(self.inputs.keys() & self.outputs.keys())
+        if both:
+            raise GraphError(f"{both[0]!r} names an input and an output; give one another name")
+        made = [v for v in values if v.op is not None]
+        object.__setattr__(self, "nodes", _named(made, set(self.inputs)))
 
     @property
     def clock(self) -> Clock:
@@ -252,10 +256,9 @@ class Graph:
         }
 
 
-def _named(values: Sequence[Value]) -> tuple[Node, ...]:
+def _named(values: Sequence[Value], taken: set[str]) -> tuple[Node, ...]:
     """Name each op: as it was named, else by its kind and a number (``lstm_0``)."""
     ops = [v.op for v in values if v.op is not None]
-    taken: set[str] = set()
     shared: dict[int, int] = {}
     nodes = []
     explicit = {op.name for op in ops if op.name}
@@ -265,7 +268,7 @@ def _named(values: Sequence[Value]) -> tuple[Node, ...]:
             use = shared[id(op)] = shared.get(id(op), 0) + 1
             name = op.name if use == 1 else f"{op.name}_call{use}"
             if name in taken:
-                raise GraphError(f"two layers are named {name!r}; give one another name")
+                raise GraphError(f"two layers or inputs are named {name!r}; give one another name")
         else:
             count = numbers.setdefault(op.prefix, itertools.count())
             candidates = (f"{op.prefix}_{i}" for i in count)
@@ -273,6 +276,11 @@ def _named(values: Sequence[Value]) -> tuple[Node, ...]:
         taken.add(name)
         nodes.append(Node(name, value))
     return tuple(nodes)
+
+
+def shown(shapes: Sequence[Shape]) -> str:
+    """Return shapes as text: ``(3,) and (4, 5)``."""
+    return " and ".join(map(str, shapes))
 
 
 def describe(value: Any) -> str:

@@ -290,7 +290,10 @@ class SiLU(_Activation):
 
 @dataclass(eq=False)
 class GELU(_Activation):
-    """``x * Phi(x)`` (Hendrycks and Gimpel, 2016), exact (``"none"``) or by ``"tanh"``."""
+    """``x * Phi(x)`` (Hendrycks and Gimpel, 2016).
+
+    Phi is exact with `approximate` ``"none"``, and a formula with tanh with ``"tanh"``.
+    """
 
     approximate: str = "none"
 

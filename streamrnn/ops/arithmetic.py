@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape, Value, describe
+from ..graph import Shape, Value, describe, shown
 from ..kernels.simd import fma
 from ..kernels.tape import Kernel, Number, elementwise
 from .op import Array, Arrays, Op
@@ -53,7 +53,7 @@ class _Binary(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 2 or shapes[0] != shapes[1]:
-            raise GraphError(f"{self!r} reads two values of one shape, got {shapes}")
+            raise GraphError(f"{self!r} reads two values of one shape, got {shown(shapes)}")
         return shapes[0]
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import GraphError
-from ..graph import Shape
+from ..graph import Shape, shown
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, State, copy, kernel
 from .op import Array, Arrays, Op
@@ -77,7 +77,7 @@ class Context(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or len(shapes[0]) != 1:
-            raise GraphError(f"{self!r} expects frames of shape (n,), got {shapes}")
+            raise GraphError(f"{self!r} expects frames of shape (n,), got {shown(shapes)}")
         return (self.past + shapes[0][0],)
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:

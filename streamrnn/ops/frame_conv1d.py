@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape
+from ..graph import Shape, shown
 from ..kernels.product import affine
 from ..kernels.simd import at, lanes
 from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
@@ -144,7 +144,7 @@ class FrameConv1d(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != self.in_channels:
             raise GraphError(
-                f"{self!r} expects frames of shape ({self.in_channels}, L), got {shapes}"
+                f"{self!r} expects frames of shape ({self.in_channels}, L), got {shown(shapes)}"
             )
         span = self.dilation * (self.kernel_size - 1) + 1
         length = (shapes[0][1] + 2 * self.padding - span) // self.stride + 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import GraphError
-from ..graph import Shape
+from ..graph import Shape, shown
 from ..kernels.product import affine
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
@@ -102,7 +102,7 @@ class Linear(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or shapes[0][-1:] != (self.in_features,):
             raise GraphError(
-                f"{self!r} expects frames of shape (…, {self.in_features}), got {shapes}"
+                f"{self!r} expects frames of shape (…, {self.in_features}), got {shown(shapes)}"
             )
         return (*shapes[0][:-1], self.out_features)
 

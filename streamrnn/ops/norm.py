@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape, as_shape
+from ..graph import Shape, as_shape, shown
 from ..kernels.simd import at, fma, hsum, lanes, load, splat, store
 from ..kernels.tape import (
     Frames,
@@ -128,7 +128,9 @@ class LayerNorm(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or shapes[0][-len(self._shape) :] != self._shape:
-            raise GraphError(f"{self!r} expects frames that end in {self._shape}, got {shapes}")
+            raise GraphError(
+                f"{self!r} expects frames that end in {self._shape}, got {shown(shapes)}"
+            )
         return shapes[0]
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
@@ -224,7 +226,7 @@ class BatchNorm1d(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or shapes[0][:1] != (self.num_features,):
             raise GraphError(
-                f"{self!r} expects frames of shape ({self.num_features}, …), got {shapes}"
+                f"{self!r} expects frames of shape ({self.num_features}, …), got {shown(shapes)}"
             )
         return shapes[0]
 

@@ -75,7 +75,7 @@ class Op(_Rates):
             raise ConfigError(f"an op named {cls.__name__} exists already: {known.__module__}")
         if "prefix" not in cls.__dict__:
             cls.prefix = cls.__name__.lower()
-        if not cls.__name__.startswith("_"):
+        if cls.lower is not Op.lower and not cls.__name__.startswith("_"):
             REGISTRY[cls.__name__] = cls
 
     # What an op says about itself ------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Every model as an ONNX step graph: checked, and equal to its stream in onnxruntime."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from zoo import CASES, find, trained
+
+import streamrnn as sr
+
+onnx = pytest.importorskip("onnx", reason="export needs the extra `onnx`")
+ort = pytest.importorskip("onnxruntime", reason="verification needs the extra `onnx`")
+
+from streamrnn_export import step, verify  # noqa: E402
+
+from streamrnn.export import to_onnx  # noqa: E402
+
+
+def _session(path):
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_op_exports_and_equals_its_stream(case, tmp_path):
+    T = 24 * case.model.program().clock.stride
+    report = to_onnx(case.model, tmp_path / "m.onnx", frames=case.frames(T), tolerance=3e-5)
+    assert report.frames == T
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("opset", range(step.MIN_OPSET, step.MAX_OPSET + 1))
+def test_every_opset_of_the_stated_range_works(opset, tmp_path):
+    x = sr.Input((4, 6))
+    model = trained(
+        sr.Model(x, sr.Linear(5, 3)(sr.GRU(4, 5, 2)(sr.Mean()(sr.Softmax()(x)) + sr.Sum(1)(x))))
+    )
+    to_onnx(model, tmp_path / "m.onnx", opset=opset)
+    (imported,) = onnx.load(tmp_path / "m.onnx").opset_import
+    assert imported.version == opset
+
+
+@pytest.mark.parametrize("opset", [0, 16, 23, 99])
+def test_an_opset_out_of_range_is_refused(opset, tmp_path):
+    with pytest.raises(sr.ExportError, match=f"opset must be from 17 to 22, got {opset}"):
+        to_onnx(sr.GRUCell(2, 3), tmp_path / "m.onnx", opset=opset)
+
+
+def test_states_are_named_inputs_and_outputs_and_native_nodes_are_used(tmp_path):
+    x = sr.Input(3)
+    y = sr.LSTM(6, 4)(sr.GRU(5, 6)(sr.RNN(3, 5)(x)))
+    to_onnx(sr.Model({"features": x}, {"score": y}), tmp_path / "m.onnx")
+    session = _session(tmp_path / "m.onnx")
+    shapes = {v.name: v.shape for v in (*session.get_inputs(), *session.get_outputs())}
+    states = {"rnn_0.h": 5, "gru_0.h": 6, "lstm_0.h": 4, "lstm_0.c": 4}
+    assert shapes == {
+        "features": [1, 1, 3],
+        "score": [1, 1, 4],
+        **{f"{n}_{way}": [1, 1, size] for n, size in states.items() for way in ("in", "out")},
+    }
+    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert [k for k in kinds if k in ("RNN", "GRU", "LSTM")] == ["RNN", "GRU", "LSTM"]
+    assert len(kinds) == 6, "a native node and a Squeeze for each cell, nothing else"
+
+
+def test_metadata_says_which_state_feeds_which_and_keeps_the_models_notes(tmp_path):
+    x = sr.Input(3)
+    cell = sr.GRUCell(3, 2, name="memory")
+    cell.initial_state = {"h": np.array([0.5, -0.5])}
+    to_onnx(sr.Model(x, cell(x), {"sample_rate_hz": "16000"}), tmp_path / "m.onnx")
+    meta = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert meta["sample_rate_hz"] == "16000"
+    assert json.loads(meta["streamrnn"]) == {
+        "stride_frames": 1,
+        "states": [
+            {
+                "input": "memory.h_in",
+                "output": "memory.h_out",
+                "shape": [1, 1, 2],
+                "initial": [0.5, -0.5],
+            }
+        ],
+    }
+
+
+def test_a_strided_model_takes_a_chunk_of_frames_per_call(tmp_path):
+    model = trained(sr.Sequential(sr.Conv1d(3, 4, 5, stride=2), sr.Conv1d(4, 2, 3, stride=3)))
+    to_onnx(model, tmp_path / "m.onnx")
+    session = _session(tmp_path / "m.onnx")
+    shapes = {v.name: v.shape for v in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes["x"] == [6, 1, 3]
+    assert shapes["y"] == [1, 1, 2]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        to_onnx(find("LSTMCell 5-20").fresh(), tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_wrong_graph_raises_and_leaves_no_file(tmp_path, monkeypatch):
+    """The gates of an LSTM in torch's order, where ONNX's is another."""
+    monkeypatch.setitem(sr.LSTMCell.layouts, "onnx", "ifgo")
+    old = tmp_path / "old.onnx"
+    old.write_bytes(b"kept")
+    for path in (tmp_path / "new.onnx", old):
+        with pytest.raises(sr.ExportError, match=r"differs from the stream by more than .*: y by"):
+            to_onnx(sr.LSTMCell(3, 4, seed=0), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.onnx"]
+    assert old.read_bytes() == b"kept"
+
+
+def test_a_state_that_is_lost_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        verify, "_initial_states", lambda proto: {"gru_0.h_in": np.ones((1, 1, 4), np.float32)}
+    )
+    with pytest.raises(sr.ExportError, match=r"gru_0\.h_out by"):
+        to_onnx(sr.GRUCell(3, 4, seed=0), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_is_a_table_with_the_largest_errors(tmp_path):
+    report = to_onnx(sr.GRUCell(3, 4, seed=0), tmp_path / "m.onnx")
+    text = str(report)
+    assert "verified in onnxruntime over 64 frames" in text
+    assert "gru_0.h_in (1, 1, 4)" in text
+    assert "max abs error" in text
+    assert report.max_absolute.keys() == {"y", "gru_0.h_out"}
+    assert 0 < report.max_error < 1e-6
+    assert "not verified" in str(to_onnx(sr.GRUCell(3, 4), tmp_path / "n.onnx", verify=False))
+
+
+def test_supplied_frames_are_checked_like_a_streams(tmp_path):
+    with pytest.raises(sr.FrameError, match=r"must have shape \(T, 3\) for `run`"):
+        to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", frames=np.zeros((8, 5), np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_op_without_a_form_is_named(tmp_path):
+    class Mute(sr.ReLU):
+        def onnx(self, g, *xs):
+            raise NotImplementedError
+
+    with pytest.raises(sr.ExportError, match=r"mute_0: .*Mute\(\) has no form in ONNX"):
+        to_onnx(sr.Sequential(sr.Input(3), Mute()), tmp_path / "m.onnx")
+
+
+def test_a_path_that_cannot_be_written_is_a_clear_error(tmp_path):
+    for path in (tmp_path / "absent" / "m.onnx", tmp_path):
+        with pytest.raises(sr.ExportError, match=r"cannot write .*: (No such file|Is a directory)"):
+            to_onnx(sr.GRUCell(3, 4), path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    def full(self, data):
+        with open("/dev/full", "wb", buffering=0) as device:
+            device.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(sr.ExportError, match="No space left"):
+        to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_over_2_gib_are_refused_before_anything_is_copied(tmp_path):
+    layer = sr.Linear(30_000, 30_000, bias=False)
+    layer.weights = {"weight": np.broadcast_to(np.float32(0), (30_000, 30_000))}
+    with pytest.raises(sr.ExportError, match=r"3\.4 GiB of weights; a file holds at most 2 GiB"):
+        to_onnx(layer, tmp_path / "m.onnx")
+
+
+def test_one_output_twice_and_an_input_handed_on(tmp_path):
+    x = sr.Input(3)
+    y = sr.GRUCell(3, 4, seed=0)(x)
+    to_onnx(sr.Model(x, {"a": y, "b": y, "same": x}), tmp_path / "m.onnx")
