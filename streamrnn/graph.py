@@ -13,8 +13,8 @@ order, each op with a name.
 
 from __future__ import annotations
 
-import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class Value:
     @property
     def size(self) -> int:
         """Numbers in one frame."""
-        return functools.reduce(lambda a, b: a * b, self.shape, 1)
+        return math.prod(self.shape)
 
     def _with(self, name: str, other: Value | float, swap: bool = False) -> Value:
         from .ops import arithmetic
@@ -242,6 +242,24 @@ class Graph:
     def clock(self) -> Clock:
         """When the outputs are there."""
         return next(iter(self.outputs.values())).clock
+
+    def delay_frames(self) -> int:
+        """Return the look-ahead of the outputs, in frames of the model's input."""
+        delay = {id(v): 0 for v in self.inputs.values()}
+        for node in self.nodes:
+            own = node.op.delay_frames * node.args[0].clock.stride
+            delay[id(node.value)] = own + max(delay[id(arg)] for arg in node.args)
+        return max(delay[id(v)] for v in self.outputs.values())
+
+    def receptive_field_frames(self) -> int | None:
+        """Return how many input frames an output depends on, itself included; None: on all."""
+        field: dict[int, float] = {id(v): 1 for v in self.inputs.values()}
+        for node in self.nodes:
+            frames = node.op.receptive_field(*(arg.shape for arg in node.args))
+            own = math.inf if frames is None else (frames - 1) * node.args[0].clock.stride
+            field[id(node.value)] = own + max(field[id(arg)] for arg in node.args)
+        longest = max(field[id(v)] for v in self.outputs.values())
+        return None if longest == math.inf else int(longest)
 
     def states(self) -> dict[str, Shape]:
         """Return every state by its name (``lstm_0.h``), with its shape."""

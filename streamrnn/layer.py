@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from .program import Program
     from .stream import Result, StateView, Stream
 
-__all__ = ["Layer", "Model", "Sequential", "check_weight"]
+__all__ = ["Changes", "Layer", "Model", "Sequential", "check_weight"]
 
 Array = npt.NDArray[np.float32]
+
+
+class Changes:
+    """Counts every change of weights or initial states, anywhere: what was compiled may be old."""
+
+    count = 0
+
+
+def _identical(a: list[tuple[Any, Any]], b: list[tuple[Any, Any]]) -> bool:
+    """Whether two lists hold the same dictionaries (a change replaces them, never alters them)."""
+    pairs = zip(a, b, strict=False)
+    return len(a) == len(b) and all(x[0] is y[0] and x[1] is y[1] for x, y in pairs)
 
 
 class Layer:
@@ -74,6 +86,21 @@ class Layer:
         names = ["x"] if len(values) == 1 else [f"x_{i}" for i in range(len(values))]
         return Graph(dict(zip(names, values, strict=True)), {"y": self(*values)})
 
+    @property
+    def stride_frames(self) -> int:
+        """Input frames from one output frame to the next."""
+        return self.graph().clock.stride
+
+    @property
+    def delay_frames(self) -> int:
+        """Input frames that an output comes later than what it describes (look-ahead)."""
+        return self.graph().delay_frames()
+
+    @property
+    def receptive_field_frames(self) -> int | None:
+        """Input frames that one output depends on; None where the past never ends."""
+        return self.graph().receptive_field_frames()
+
     def state_dict(self) -> dict[str, Array]:
         """Return a copy of the weights, float32, by name."""
         return {n: op.weights[p].copy() for n, (op, p) in self.named_parameters().items()}
@@ -117,14 +144,14 @@ class Layer:
         """Return the layer compiled: packed weights and tape; kept until the weights change."""
         from .program import Program
 
-        ops = {id(op): op for op, _ in self.named_parameters().values()}
-        key = tuple(id(op.weights) for op in ops.values())
-        kept: tuple[Any, Program] | None = self.__dict__.get("_program")
-        if kept is None or kept[0] != key:
-            kept = (key, Program(self.graph()))
-            self.__dict__["_program"] = kept
-            self.__dict__.pop("_own_stream", None)
-        return kept[1]
+        kept: tuple[int, Any, Program] | None = self.__dict__.get("_program")
+        if kept is None or kept[0] != Changes.count:
+            graph = self.graph()
+            contents = [(node.op.weights, node.op.initial_state) for node in graph.nodes]
+            same = kept is not None and _identical(kept[1], contents)
+            program = kept[2] if kept is not None and same else Program(graph)
+            kept = self.__dict__["_program"] = (Changes.count, contents, program)
+        return kept[2]
 
     def stream(self, on_nonfinite: str = "raise") -> Stream:
         """Return a new stream of this layer; its state begins at the initial state.
@@ -146,9 +173,8 @@ class Layer:
 
     @property
     def _stream(self) -> Stream:
-        self.program()  # drops the stream if the weights have changed
         own: Stream | None = self.__dict__.get("_own_stream")
-        if own is None:
+        if own is None or own.program is not self.program():  # the weights have changed
             own = self.__dict__["_own_stream"] = self.stream()
         return own
 

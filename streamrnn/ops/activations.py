@@ -22,6 +22,7 @@ from ..kernels.tape import (
     Number,
     Scratch,
     Size,
+    Weights,
     elementwise,
     kernel,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "LogSigmoid",
     "LogSoftmax",
     "Mish",
+    "PReLU",
     "ReLU",
     "ReLU6",
     "SiLU",
@@ -70,6 +72,11 @@ def relu(x: Vector) -> Vector:
 
 @elementwise
 def leaky_relu(x: Vector, slope: Number) -> Vector:
+    return select_lt(x, splat(0.0), x * slope, x)
+
+
+@elementwise
+def prelu(x: Vector, slope: Weights) -> Vector:
     return select_lt(x, splat(0.0), x * slope, x)
 
 
@@ -223,6 +230,66 @@ class LeakyReLU(_Activation):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         return g.op("LeakyRelu", xs[0], alpha=self.negative_slope)
+
+
+@dataclass(eq=False)
+class PReLU(_Activation):
+    """``x`` where positive, else ``weight * x``, with one weight or one for each channel.
+
+    Weight: ``weight`` (num_parameters,); with more than one, frames are float32 [shape=(C, …)].
+
+    Parameters
+    ----------
+    num_parameters : int
+        1, or the channels C.
+    init : float
+        What the weights begin with.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If `num_parameters` is not a positive integer or `init` is not finite.
+    """
+
+    num_parameters: int = 1
+    init: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(num_parameters=1)
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": (self.num_parameters,)}
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        return np.full(shape, self.init, np.float32)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        shape = super().output_shape(*shapes)
+        if self.num_parameters not in (1, *shape[:1]):
+            raise GraphError(
+                f"{self!r} expects frames of shape ({self.num_parameters}, …), got {shape}"
+            )
+        return shape
+
+    def slopes(self, weight: Array, shape: Shape) -> Array:
+        """Return the weight in a shape that broadcasts against a frame."""
+        return weight.reshape(-1, *(1,) * (len(shape) - 1)) if self.num_parameters > 1 else weight
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        x = xs[0]
+        return np.where(x < 0, self.slopes(weights["weight"], x.shape) * x, x)
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, shape = tape.output(), xs[0].shape
+        slope = np.broadcast_to(self.slopes(self.weights["weight"], shape), shape).reshape(-1)
+        tape.emit(prelu, x=xs[0], slope=tape.vector(slope), y=y, n=y.size)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("PRelu", xs[0], g.constant(self.slopes(self.weights["weight"], g.shape())))
 
 
 @dataclass(eq=False)

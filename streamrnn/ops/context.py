@@ -71,9 +71,8 @@ class Context(Op):
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
         return {"past": (self.past,)}
 
-    @property
-    def receptive_field_frames(self) -> int | None:
-        return None
+    def receptive_field(self, *shapes: Shape) -> int:
+        return 1 + -(-self.past // shapes[0][0])
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or len(shapes[0]) != 1:

@@ -188,8 +188,7 @@ class Conv1d(Op):
         """Past frames that are kept."""
         return self.dilation * (self.kernel_size - 1)
 
-    @property
-    def receptive_field_frames(self) -> int:
+    def receptive_field(self, *shapes: Shape) -> int:
         return self.memory_frames + 1
 
     def parameter_shapes(self) -> dict[str, Shape]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, GraphError
 from ..graph import Clock, Input, Shape, Value, describe
-from ..layer import Layer
+from ..layer import Changes, Layer
 
 if TYPE_CHECKING:
     from ..program import Location, Lowering
@@ -41,6 +41,9 @@ class _Rates(Layer):
 
     stride_frames: int = 1
     """Input frames per output frame."""
+
+    delay_frames: int = 0
+    """Frames of the op's input that an output comes later than what it describes."""
 
     index_limit: int | None = None
     """For an op that reads indices: the number of valid ones."""
@@ -114,10 +117,9 @@ class Op(_Rates):
 
     # What follows from it --------------------------------------------------------------------
 
-    @property
-    def receptive_field_frames(self) -> int | None:
-        """Input frames that one output depends on; None where the past never ends."""
-        return None if self.state_shapes(*(self.input_shapes() or ())) else 1
+    def receptive_field(self, *shapes: Shape) -> int | None:
+        """Return how many frames of the op's input one output depends on; None: on all so far."""
+        return None if self.state_shapes(*shapes) else 1
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -134,6 +136,7 @@ class Op(_Rates):
     @weights.setter
     def weights(self, arrays: Mapping[str, Array]) -> None:
         self.__dict__["_weights"] = dict(arrays)
+        Changes.count += 1
 
     def _random_weights(self) -> Mapping[str, Array]:
         shapes = self.parameter_shapes()
@@ -161,7 +164,7 @@ class Op(_Rates):
         self.__dict__["_initial_state"] = {
             name: np.array(array, np.float32) for name, array in arrays.items()
         }
-        self.__dict__.pop("_program", None)
+        Changes.count += 1
 
     def input_values(self) -> tuple[Value, ...]:
         shapes = self.input_shapes()
