@@ -17,63 +17,46 @@ from .errors import (
 from .files import load
 from .graph import Input, Value
 from .layer import Layer, Model, Sequential
-from .ops import (
+from .ops.activations import (
     ELU,
     GELU,
-    GRU,
-    LSTM,
-    RNN,
     SELU,
     Abs,
-    Add,
-    BatchNorm1d,
-    Concat,
-    Context,
-    Conv1d,
-    Div,
-    Embedding,
     Exp,
-    Expand,
-    Flatten,
-    FrameConv1d,
-    GRUCell,
     Hardsigmoid,
     Hardswish,
     Hardtanh,
-    LayerNorm,
     LeakyReLU,
-    Linear,
     Log,
     LogSigmoid,
     LogSoftmax,
-    LSTMCell,
-    Max,
-    Mean,
-    Min,
     Mish,
-    Mul,
-    Op,
-    Pad,
     PReLU,
     ReLU,
     ReLU6,
-    Reshape,
-    RNNCell,
-    Scale,
     Sigmoid,
     SiLU,
-    Slice,
     Softmax,
     Softplus,
     Softsign,
     Sqrt,
     Square,
-    Sub,
-    Sum,
     Tanh,
-    Transpose,
-    concat,
 )
+from .ops.arithmetic import Add, Div, Mul, Scale, Sub
+from .ops.concat import Concat, concat
+from .ops.context import Context
+from .ops.conv1d import Conv1d
+from .ops.embedding import Embedding
+from .ops.frame_conv1d import FrameConv1d
+from .ops.gru import GRU, GRUCell
+from .ops.linear import Linear
+from .ops.lstm import LSTM, LSTMCell
+from .ops.norm import BatchNorm1d, LayerNorm
+from .ops.op import Op
+from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Transpose
+from .ops.reduce import Max, Mean, Min, Sum
+from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
 from .stream import Stream
 from .version import VERSION

@@ -25,6 +25,7 @@ from safetensors.numpy import save as save_tensors
 from .errors import FileError, StreamrnnError
 from .graph import Input, Value
 from .layer import Layer, Model, check_weight
+from .ops import REGISTRY
 
 __all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
 
@@ -155,8 +156,6 @@ def load(path: str | Path) -> Model:
 
 
 def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:
-    from .ops import REGISTRY
-
     version = header["version"]
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise FileError(

@@ -76,7 +76,7 @@ class Value:
         return math.prod(self.shape)
 
     def _with(self, name: str, other: Value | float, swap: bool = False) -> Value:
-        from .ops import arithmetic
+        from .ops.arithmetic import arithmetic
 
         return arithmetic(name, self, other, swap)
 
@@ -102,7 +102,7 @@ class Value:
         return self._with("Div", other)
 
     def __getitem__(self, index: slice) -> Value:
-        from .ops import Slice
+        from .ops.rearrange import Slice
 
         if not isinstance(index, slice) or index.step not in (None, 1):
             raise GraphError(

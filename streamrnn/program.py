@@ -35,7 +35,7 @@ MAX_BYTES = 1 << 31
 """Most bytes that state or scratch of one stream may take."""
 
 MAX_BLOCK = 32
-SCRATCH_GOAL = 1 << 20
+SCRATCH_GOAL = 1 << 18
 """The block is made shorter until scratch fits into this many floats."""
 
 

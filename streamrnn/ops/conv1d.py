@@ -39,6 +39,36 @@ def remember(
     copy(frames * C, at(window, T * C), past)
 
 
+@helper
+def convolve(
+    T: int,
+    window: Pointer,
+    window_step: int,
+    taps: int,
+    dilation: int,
+    C: int,
+    groups: int,
+    bias: Pointer,
+    y: Pointer,
+    y_step: int,
+    w: Pointer,
+    O: int,
+) -> None:
+    """T outputs; each sees ``taps`` rows of C numbers from where it begins, ``window_step`` apart.
+
+    ``w`` holds the groups one after another; each output needs room for a vector beyond O.
+    """
+    width, out = C // groups, O // groups
+    packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
+    pieces, piece, hop = taps, width, dilation * C
+    if groups == 1 and dilation == 1:  # the taps lie side by side
+        pieces, piece, hop = 1, taps * C, 0
+    for g in range(groups):
+        source, sums, result = at(window, g * width), at(bias, g * out), at(y, g * out)
+        weight = at(w, g * packed)
+        affine(T, source, window_step, pieces, hop, piece, sums, 0, result, y_step, weight, out)
+
+
 @kernel
 def conv1d(
     T: Frames,
@@ -63,26 +93,7 @@ def conv1d(
     """``memory`` past frames are kept; ``index`` frames came before this block."""
     remember(T, x, x_step, window, past, C, memory)
     first = at(window, (-index) % stride * C)
-    width, out = C // groups, O // groups
-    packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
-    pieces, piece, hop = taps, width, dilation * C
-    if groups == 1 and dilation == 1:  # the taps of a window lie side by side
-        pieces, piece, hop = 1, taps * C, 0
-    for g in range(groups):
-        affine(
-            due,
-            at(first, g * width),
-            stride * C,
-            pieces,
-            hop,
-            piece,
-            at(bias, g * out),
-            0,
-            at(y, g * out),
-            y_step,
-            at(w, g * packed),
-            out,
-        )
+    convolve(due, first, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
 
 
 @kernel

@@ -14,10 +14,9 @@ import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import Shape, shown
-from ..kernels.product import affine
-from ..kernels.simd import at, lanes
+from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
-from .conv1d import check_convolution, pack_groups, taps_first
+from .conv1d import check_convolution, convolve, pack_groups, taps_first
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -55,11 +54,6 @@ def frame_conv1d(
 ) -> None:
     """``window`` is a frame as (positions, C), beginning at input ``skip`` after ``left`` zeros."""
     stop = min(positions, left + L_in - skip)  # where the frame ends in the window
-    width, out = C // groups, O // groups
-    packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
-    pieces, piece, hop = taps, width, dilation * C
-    if groups == 1 and dilation == 1:  # the taps of a window lie side by side
-        pieces, piece, hop = 1, taps * C, 0
     for t in range(T):
         frame, result = at(x, t * x_step), at(y, t * y_step)
         for i in range(left * C):
@@ -69,21 +63,7 @@ def frame_conv1d(
                 window[p * C + c] = frame[c * L_in + p - left + skip]
         for i in range(stop * C, positions * C):
             window[i] = 0.0
-        for g in range(groups):
-            affine(
-                L_out,
-                at(window, g * width),
-                stride * C,
-                pieces,
-                hop,
-                piece,
-                at(bias, g * out),
-                0,
-                at(sums, g * out),
-                sums_step,
-                at(w, g * packed),
-                out,
-            )
+        convolve(L_out, window, stride * C, taps, dilation, C, groups, bias, sums, sums_step, w, O)
         for o in range(O):
             for p in range(L_out):
                 result[o * L_out + p] = sums[p * sums_step + o]
