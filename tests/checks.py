@@ -197,16 +197,20 @@ def check_neighbours(case: Case) -> None:
     assert_same(joined(other_results), wanted_other, "second of two streams")
 
 
-def _wrong_arrays(x: np.ndarray, indices: bool) -> dict[str, Any]:
-    """Return variations of one input array that no stream may accept."""
+def _wrong_arrays(x: np.ndarray, indices: bool, longer: bool = True) -> dict[str, Any]:
+    """Return variations of one input array that no stream may accept.
+
+    `longer` is False where the last axis is that of the frames, which may have any length.
+    """
     wrong: dict[str, Any] = {
         "a list": x.astype(float).tolist(),
         "nothing": None,
         "text": "frame",
         "complex numbers": x.astype(np.complex64),
         "one axis more": x[None],
-        "an axis twice as long": np.concatenate([x, x], -1) if x.ndim else np.stack([x, x]),
     }
+    if longer:
+        wrong["an axis twice as long"] = np.concatenate([x, x], -1) if x.ndim else np.stack([x, x])
     if indices:
         wrong |= {
             "floats for indices": x.astype(np.float32),
@@ -290,7 +294,9 @@ def check_rollback(case: Case) -> None:
         indices = value.dtype == "int64"
         for name, wrong in _wrong_arrays(parts(one)[i], indices).items():
             refused(FrameError, f"step: {name}", stream.step, _with(one, i, wrong))
-        for name, wrong in _wrong_arrays(parts(block)[i], indices).items():
+        for name, wrong in _wrong_arrays(
+            parts(block)[i], indices, longer=value.shape != ()
+        ).items():
             refused(FrameError, f"run: {name}", stream.run, _with(block, i, wrong))
         refused(FrameError, "a block for step", stream.step, _with(block, i, parts(block)[i]))
         refused(FrameError, "a frame for run", stream.run, _with(one, i, parts(one)[i]))

@@ -133,7 +133,10 @@ def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: floa
             name: x.reshape(stride, BATCH, *v.shape)
             for (name, v), x in zip(program.graph.inputs.items(), part, strict=True)
         }
-        results = dict(zip(names, session.run(names, feeds | states), strict=True))
+        try:
+            results = dict(zip(names, session.run(names, feeds | states), strict=True))
+        except Exception as error:
+            raise ExportError(f"onnxruntime cannot run the graph: {error}") from None
         states = {n.removesuffix("_out") + "_in": results[n] for n in names[len(outputs) :]}
         pairs = dict(zip(outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True))
         pairs |= {n: stream.state[n.removesuffix("_out")] for n in names[len(outputs) :]}

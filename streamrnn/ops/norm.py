@@ -159,6 +159,9 @@ class LayerNorm(Op):
     def onnx(self, g: Recorder, *xs: str) -> str:
         plain = {"weight": np.ones(self._shape, np.float32)}
         w = plain | dict(self.weights)
+        if math.prod(self._shape) == 1:  # older versions of onnxruntime refuse a single number
+            y = g.op("Sub", xs[0], xs[0])
+            return g.op("Add", y, g.constant(w["bias"])) if self.elementwise_affine else y
         return g.op(
             "LayerNormalization",
             xs[0],
