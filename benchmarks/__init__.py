@@ -1,0 +1,1 @@
+"""Benchmarks of streamrnn; start with ``python benchmarks/bench.py``."""
