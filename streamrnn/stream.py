@@ -151,6 +151,8 @@ class Stream:
         self._fast = self._flat and self._every_frame
         self._out_size = program.output_size
         self.reset()
+        nothing = np.empty(0, F32)
+        self._advance(self._plan, 0, nothing, nothing)  # so that the first frame costs no more
 
     def __repr__(self) -> str:
         shapes = tuple(v.shape for v in self.program.inputs)
@@ -255,7 +257,7 @@ class Stream:
             return None
         if direct and outs[0] is not None:
             return outs[0]
-        return self._split(flat_out.reshape(due, -1), outs, shapes)
+        return self._split(flat_out.reshape(due, program.output_size), outs, shapes)
 
     def _checked_out(
         self, out: Any, shapes: list[Shape], frames: list[npt.NDArray[Any]]
@@ -303,6 +305,12 @@ class Stream:
     def frames(self) -> int:
         """Input frames since the beginning or the last reset."""
         return int(self._clock[0])
+
+    @property
+    def output_shape(self) -> Shape | tuple[Shape, ...]:
+        """Shape of one output, for ``out = np.empty(stream.output_shape, np.float32)``."""
+        shapes = tuple(v.shape for v in self.program.outputs)
+        return shapes[0] if len(shapes) == 1 else shapes
 
     def reset(self) -> None:
         """Return to the initial state, as if no frame had been run. Allocates nothing."""

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import assets
 import pytest
+
+import assets
 
 WAV, RTTM = b"sound", b"SPEAKER"
 

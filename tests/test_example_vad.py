@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import assets
 import numpy as np
 import numpy.typing as npt
 import pytest
-import silero
 import soundfile
+
+import assets
+import silero
+import streamrnn as sr
 from recording import frames, opened
 from segments import DetectionError, Segment, Segmenter, detection_error, read_rttm
-
-import streamrnn as sr
 
 Array = npt.NDArray[np.float32]
 

@@ -39,8 +39,7 @@ class ExportReport:
     frames : int
         Frames that were compared; 0 if the export was not verified.
     max_absolute, max_relative : dict of str to float
-        Largest error of each output over all frames, and of each state after the last. The relative
-        error of y is ``|error| / max(|y|, 1e-3)``.
+        Largest error of each output and state over all frames; relative to its largest value.
     """
 
     path: Path
@@ -73,7 +72,7 @@ class ExportReport:
 
 
 def _difference(got: Array, wanted: Array) -> tuple[float, float, float]:
-    """Return the largest absolute and relative error, and that which is held against tolerance."""
+    """Return the largest error, value, and error as it is held against the tolerance."""
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     with np.errstate(invalid="ignore"):
         same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
@@ -81,8 +80,7 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float, float]:
     error[~np.isfinite(error)] = np.inf
     size = np.where(np.isfinite(wanted), np.abs(wanted), 1.0)
     scaled = error / np.maximum(size, 1.0)
-    relative = error / np.maximum(size, 1e-3)
-    return float(error.max(initial=0)), float(relative.max(initial=0)), float(scaled.max(initial=0))
+    return float(error.max(initial=0)), float(size.max(initial=0)), float(scaled.max(initial=0))
 
 
 def _random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
@@ -124,8 +122,8 @@ def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: floa
     states = _initial_states(report.proto)
     stride, outputs = program.clock.stride, list(program.graph.outputs)
     calls = len(xs[0]) // stride
-    worst = dict.fromkeys(names, 0.0)
-    report.max_absolute, report.max_relative = dict(worst), dict(worst)
+    worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    report.max_absolute = dict(worst)
     for call in range(calls):
         part = tuple(x[call * stride : (call + 1) * stride] for x in xs)
         wanted = stream.run(part if len(part) > 1 else part[0])
@@ -141,11 +139,15 @@ def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: floa
         pairs = dict(zip(outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True))
         pairs |= {n: stream.state[n.removesuffix("_out")] for n in names[len(outputs) :]}
         for name, value in pairs.items():
-            absolute, relative, scaled = _difference(results[name].reshape(value.shape), value)
+            absolute, size, scaled = _difference(results[name].reshape(value.shape), value)
             report.max_absolute[name] = max(report.max_absolute[name], absolute)
-            report.max_relative[name] = max(report.max_relative[name], relative)
+            largest[name] = max(largest[name], size)
             worst[name] = max(worst[name], scaled)
     report.frames = calls * stride
+    report.max_relative = {
+        name: error / largest[name] if largest[name] else error
+        for name, error in report.max_absolute.items()
+    }
     bad = {name: error for name, error in worst.items() if error > tolerance}
     if bad:
         listed = ", ".join(f"{name} by {error:.2e}" for name, error in bad.items())
