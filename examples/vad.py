@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 import tempfile
 import time
@@ -134,7 +135,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"Picture: {out / 'vad.png'}")
     from streamrnn.export import to_onnx
 
-    report = to_onnx(model, out / "silero.onnx")
+    with opened(wav) as sound:
+        heard_again = np.stack(list(itertools.islice(frames(sound, realtime=False), 1000)))
+    report = to_onnx(model, out / "silero.onnx", frames=heard_again)
     print(f"ONNX file: {out / 'silero.onnx'}")
     print(report)
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .simd import at, fma, lanes, load, splat, store
+from .simd import at, fma, lanes, load, prefetch, splat, store
 from .tape import helper
 
 __all__ = ["affine", "pack"]
@@ -53,6 +53,14 @@ def pack(weight: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+AHEAD = 1024
+"""Floats by which weights are asked for before they are needed: a step reads each of them once, in
+order, and faster than a CPU's own prefetching notices (107 to 148 GB/s from the L2 cache)."""
+
+LINE = 16
+"""Floats in a cache line."""
+
+
 @helper
 def _frame4(x: Any, taps: int, tap_step: int, n: int, start: Any, y: Any, w: Any) -> None:
     """Four vectors of outputs for one frame."""
@@ -63,6 +71,8 @@ def _frame4(x: Any, taps: int, tap_step: int, n: int, start: Any, y: Any, w: Any
     for tap in range(taps):
         frame = at(x, tap * tap_step)
         for k in range(0, n - 1, 2):
+            for line in range(0, 8 * L, LINE):
+                prefetch(w, i + AHEAD + line)
             even, odd = splat(frame[k]), splat(frame[k + 1])
             a0 = fma(load(w, i), even, a0)
             a1 = fma(load(w, i + L), even, a1)

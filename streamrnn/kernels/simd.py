@@ -48,6 +48,7 @@ __all__ = [
     "power2",
     "power2_half",
     "power2_rest",
+    "prefetch",
     "select_lt",
     "splat",
     "store",
@@ -145,7 +146,7 @@ def _is_pointer(kind: Any) -> bool:
     return isinstance(kind, types.CPointer)
 
 
-Codegen = Callable[[Any, Any, Any, Any], Any]
+_I32 = ir.IntType(32)
 
 
 @operation
@@ -199,6 +200,23 @@ def at(typing_context: Any, pointer: Any, offset: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.intp), codegen
+
+
+@operation
+def prefetch(typing_context: Any, pointer: Any, offset: Any) -> Any:
+    """Ask for the cache line of ``pointer[offset]``, which need not be valid memory."""
+    if not _is_pointer(pointer):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        line = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [line.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = _I32(0), _I32(3), _I32(1)
+        builder.call(function, [line, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp), codegen
 
 
 @operation
@@ -301,9 +319,6 @@ def hsum(typing_context: Any, x: Any) -> Any:
         return builder.extract_element(value, ir.Constant(_I32, 0))
 
     return types.float32(x), codegen
-
-
-_I32 = ir.IntType(32)
 
 
 def _bits(make: Callable[[Any, Any, int], Any]) -> Any:
