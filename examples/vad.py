@@ -66,10 +66,14 @@ def writable(folder: Path) -> Path:
 def listen(model: sr.Model, sound: soundfile.SoundFile, args: argparse.Namespace) -> Heard:
     """Run the detector over a recording, one frame after another, and print speech as it ends."""
     heard, segmenter = Heard(), Segmenter(args.threshold, 1000 * FRAME_S)
+    print("Preparing the model; the first time, its kernels are compiled …", flush=True)
     stream = model.stream()
     out = np.empty(1, np.float32)
-    stream.step(np.zeros(FRAME_SAMPLES, np.float32), out=out)  # loads the kernels
+    stream.step(np.zeros(FRAME_SAMPLES, np.float32), out=out)  # warms caches
     stream.reset()
+    duration_s = sound.frames / SAMPLE_RATE_HZ
+    name = Path(sound.name).name
+    print(f"Listening to {name}: {duration_s:.1f} s, {FRAME_S * 1000:.0f} ms at a time", flush=True)
     try:
         for frame in frames(sound, args.realtime):
             before_ns = time.perf_counter_ns()
@@ -83,7 +87,7 @@ def listen(model: sr.Model, sound: soundfile.SoundFile, args: argparse.Namespace
         count = len(heard.segments)
         print(f"Interrupted after {heard.duration_s:.1f} s; segments of speech so far: {count}")
         raise
-    _ended(heard, segmenter.flush(sound.frames / SAMPLE_RATE_HZ))
+    _ended(heard, segmenter.flush(duration_s))
     if not heard.segments:
         print("  no speech")
     return heard
@@ -123,7 +127,6 @@ def run(args: argparse.Namespace) -> None:
     with opened(wav) as sound:
         model = build(args.model or assets.silero_onnx())
         duration_s = sound.frames / SAMPLE_RATE_HZ
-        print(f"Listening to {wav.name}: {duration_s:.1f} s, {FRAME_S * 1000:.0f} ms at a time")
         heard = listen(model, sound, args)
     title = f"Speech in {wav.name}, found frame by frame"
     if reference is not None:

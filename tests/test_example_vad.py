@@ -526,7 +526,7 @@ def test_a_threshold_outside_0_to_1_is_refused(threshold: str, tmp_path: Path) -
 def test_silence_holds_no_speech(onnx_path: Path, tmp_path: Path) -> None:
     done = command(write_wav(tmp_path / "a.wav"), "--model", onnx_path, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1] == "  no speech"
+    assert done.stdout.splitlines()[2] == "  no speech"
 
 
 def test_realtime_waits_for_each_frame_to_be_over(tmp_path: Path) -> None:
@@ -563,6 +563,7 @@ def test_ctrl_c_prints_what_was_found_and_exits_with_130(
     )
     with process:
         assert process.stdout is not None
+        assert process.stdout.readline().startswith("Preparing the model")
         assert process.stdout.readline().startswith("Listening to mine.wav: 17.6 s")
         assert process.stdout.readline().startswith("  speech")  # live, not in the end
         process.send_signal(signal.SIGINT)
