@@ -24,7 +24,7 @@ from safetensors.numpy import save as save_tensors
 
 from .errors import FileError, StreamrnnError
 from .graph import Input, Value
-from .layer import Layer, Model, check_weight
+from .layer import Layer, Model
 from .ops import REGISTRY
 
 __all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
@@ -178,14 +178,11 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
         if name in values:
             raise FileError(f"two ops or inputs are named {name!r}")
         op = REGISTRY[kind](**{k: _tuples(v) for k, v in config.items()}, name=name)
-        weights = {}
-        for parameter, shape in op.parameter_shapes().items():
-            array = tensors.pop(f"{name}.{parameter}", None)
-            if array is None:
-                raise FileError(f"the tensor {name}.{parameter} {shape} is missing")
-            weights[parameter], problem = check_weight(array, shape)
-            if problem:
-                raise FileError(f"tensor {name}.{parameter}: {problem}")
+        weights = {
+            parameter: tensors.pop(f"{name}.{parameter}")
+            for parameter in op.parameter_shapes()
+            if f"{name}.{parameter}" in tensors
+        }
         op.weights = weights
         reads = [values[n] if n in values else _missing(name, n) for n in spec["reads"]]
         values[name] = op(*reads)

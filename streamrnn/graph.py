@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,12 @@ from .errors import ConfigError, GraphError
 if TYPE_CHECKING:
     from .ops.op import Op
 
-__all__ = ["Clock", "Graph", "Input", "Node", "Shape", "Value"]
+__all__ = ["MAX_FRAME", "Clock", "Graph", "Input", "Node", "Shape", "Value"]
 
 Shape = tuple[int, ...]
+
+MAX_FRAME = 1 << 26
+"""Most numbers in one frame of any value."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Value:
     dtype: str = "float32"
     op: Op | None = None
     args: tuple[Value, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size > MAX_FRAME:
+            raise GraphError(f"a frame of shape {self.shape} holds more than {MAX_FRAME} numbers")
 
     @property
     def size(self) -> int:
@@ -116,8 +124,8 @@ class Value:
 def as_shape(shape: int | Sequence[int], who: str) -> Shape:
     """Return `shape` as a tuple of positive integers; an integer n means ``(n,)``."""
     try:
-        dims = (int(shape),) if isinstance(shape, int) else tuple(int(d) for d in shape)
-    except (TypeError, ValueError):
+        dims = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
+    except TypeError:
         raise ConfigError(
             f"{who}: shape must be an int or a tuple of ints, got {shape!r}"
         ) from None

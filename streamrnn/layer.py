@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .program import Program
     from .stream import Result, StateView, Stream
 
-__all__ = ["Changes", "Layer", "Model", "Sequential", "check_weight"]
+__all__ = ["Changes", "Layer", "Model", "Sequential", "check_weights"]
 
 Array = npt.NDArray[np.float32]
 
@@ -123,17 +123,9 @@ class Layer:
             them are named, and the layer is left as it was.
         """
         wanted = self.named_parameters()
-        problems = [f"missing: {n} {_shape_of(*wanted[n])}" for n in wanted if n not in weights]
-        problems += [f"unknown: {n} {describe(weights[n])}" for n in weights if n not in wanted]
-        checked: dict[str, Array] = {}
-        for name in wanted.keys() & weights.keys():
-            array, problem = check_weight(weights[name], _shape_of(*wanted[name]))
-            if problem:
-                problems.append(f"{name}: {problem}")
-            else:
-                checked[name] = array
+        checked, problems = check_weights(wanted, weights)
         if problems:
-            raise WeightError(f"{self!r} cannot take these weights: " + "; ".join(sorted(problems)))
+            raise WeightError(f"{self!r} cannot take these weights: {'; '.join(problems)}")
         by_op: dict[int, tuple[Op, dict[str, Array]]] = {}
         for name, (op, parameter) in wanted.items():
             by_op.setdefault(id(op), (op, {}))[1][parameter] = checked[name]
@@ -212,11 +204,30 @@ class Layer:
         save(self, path)
 
 
-def _shape_of(op: Op, name: str) -> Shape:
-    return op.parameter_shapes()[name]
+def check_weights(
+    wanted: Mapping[str, tuple[Op, str]], given: Mapping[str, Any]
+) -> tuple[dict[str, Array], list[str]]:
+    """Return the weights that fit, as read-only float32 arrays, and what is wrong with the others.
+
+    Parameters
+    ----------
+    wanted : dict of str to (Op, str)
+        Each weight's name, and where it belongs: an op, and its name there.
+    given : mapping of str to array
+        What there is.
+    """
+    shapes = {name: op.parameter_shapes()[own] for name, (op, own) in wanted.items()}
+    checked: dict[str, Array] = {}
+    problems = [f"missing: {n} {shape}" for n, shape in shapes.items() if n not in given]
+    problems += [f"unknown: {n} {describe(a)}" for n, a in given.items() if n not in shapes]
+    for name in shapes.keys() & given.keys():
+        checked[name], problem = _checked(given[name], shapes[name])
+        if problem:
+            problems.append(f"{name}: {problem}")
+    return checked, sorted(problems)
 
 
-def check_weight(given: Any, shape: Shape) -> tuple[Array, str]:
+def _checked(given: Any, shape: Shape) -> tuple[Array, str]:
     """Return `given` as a read-only float32 copy, and what is wrong with it (or nothing)."""
     empty = np.empty(0, np.float32)
     try:
@@ -267,6 +278,12 @@ class Sequential(Layer):
         self.layers: tuple[Layer, ...] = tuple(layer for layer in rest if isinstance(layer, Layer))
         if not self.layers:
             raise ConfigError("Sequential: needs at least one layer")
+        prefixes = self._prefixes()
+        for prefix in prefixes:
+            if prefixes.count(prefix) > 1:
+                raise ConfigError(
+                    f"Sequential: two layers would be called {prefix!r}; give one another name"
+                )
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
@@ -281,10 +298,14 @@ class Sequential(Layer):
 
     def named_parameters(self) -> dict[str, tuple[Op, str]]:
         return {
-            f"{getattr(layer, 'name', None) or i}.{name}": where
-            for i, layer in enumerate(self.layers)
+            f"{prefix}.{name}": where
+            for prefix, layer in zip(self._prefixes(), self.layers, strict=True)
             for name, where in layer.named_parameters().items()
         }
+
+    def _prefixes(self) -> list[str]:
+        """Return what each layer's weights are called by: its name, or its position as in torch."""
+        return [getattr(layer, "name", None) or str(i) for i, layer in enumerate(self.layers)]
 
 
 def _by_name(values: Any, letter: str) -> dict[str, Value]:

@@ -26,7 +26,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
         before = node.args[0].op
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
         once = readers[id(node.args[0])] == uses[id(before)] == uses[id(node.op)] == 1
-        if norm and linear and before is not None and once:
+        rank = len(node.args[0].shape)  # the channels of a normalisation are the first axis
+        if norm and linear and before is not None and once and before.channel_axis % rank == 0:
             op = linear(*norm())
             op.name, op.initial_state = before.name, before.initial_state
             new[id(node.value)] = op(*args[0].args)

@@ -123,6 +123,10 @@ class Stream:
         self._clock = self._state[:2].view(np.int64)
         self._scratch = aligned(program.scratch_size)
         self._held = aligned(program.input_size)
+        self._one_input, self._one_output = (
+            aligned(program.input_size),
+            aligned(program.output_size),
+        )
         self._counts = np.zeros(2 * len(program.clocks), np.int64)
         plan = np.zeros(tape.PLAN_SIZE, np.int64)
         plan[tape.TAPE], plan[tape.ROWS] = program.tape.ctypes.data, len(program.tape)
@@ -242,21 +246,22 @@ class Stream:
         due = program.clock.emitted(self.frames + n) - program.clock.emitted(self.frames)
         lead = () if single else (due,)
         shapes = [lead + v.shape for v in program.outputs]
-        outs = self._checked_out(out, shapes, frames)
-        flat_in = frames[0].reshape(-1) if len(frames) == 1 else _interleaved(frames, n)
-        direct = len(outs) == 1 and outs[0] is not None and due > 0
-        flat_out = (
-            outs[0].reshape(-1)
-            if direct and outs[0] is not None
-            else np.empty(due * program.output_size, F32)
-        )
+        outs = self._checked_out(out, shapes, [] if single else frames)
+        flat_in = self._side_by_side(frames, n)
+        given_out = outs[0] if len(outs) == 1 and due else None
+        if given_out is not None:
+            flat_out = given_out.reshape(-1)
+        elif single and due:
+            flat_out = self._one_output
+        else:
+            flat_out = np.empty(due * program.output_size, F32)
         written = self._advance(self._plan, n, flat_in, flat_out)
         if written <= NONFINITE:
             self._raise_nonfinite(NONFINITE - written, frames, n)
         if single and due == 0:
             return None
-        if direct and outs[0] is not None:
-            return outs[0]
+        if given_out is not None:
+            return given_out
         return self._split(flat_out.reshape(due, program.output_size), outs, shapes)
 
     def _checked_out(
@@ -278,7 +283,22 @@ class Stream:
                 )
             if any(np.may_share_memory(array, f) for f in frames):
                 raise FrameError("`out` overlaps the input; give it memory of its own")
+        for i, array in enumerate(outs):
+            if any(np.may_share_memory(array, other) for other in outs[:i]):
+                raise FrameError("two arrays of `out` overlap; give each memory of its own")
         return list(outs)
+
+    def _side_by_side(self, frames: list[npt.NDArray[Any]], n: int) -> Array:
+        """Return all inputs of each frame one after another, float32 and flat."""
+        if len(frames) == 1 and frames[0].dtype == F32:
+            return frames[0].reshape(-1)
+        sizes = [v.size for v in self.program.inputs]
+        block = self._one_input if n == 1 else np.empty(n * sum(sizes), F32)
+        rows, first = block.reshape(n, sum(sizes)), 0
+        for frame, size in zip(frames, sizes, strict=True):
+            rows[:, first : first + size] = frame.reshape(n, size)
+            first += size
+        return block
 
     def _split(self, block: Array, outs: list[Array | None], shapes: list[Shape]) -> Result:
         """Cut a block (T, sizes of all outputs side by side) into the outputs."""
@@ -288,7 +308,7 @@ class Stream:
             at += value.size
             if out is not None:
                 out[...] = part
-            results.append(np.ascontiguousarray(part) if out is None else out)
+            results.append(part.copy() if out is None else out)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _raise_nonfinite(self, first: int, frames: list[npt.NDArray[Any]], n: int) -> NoReturn:
@@ -387,7 +407,7 @@ def _checked_input(
     shape = value.shape if single else ("T", *value.shape)
     shown = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     indices = limit is not None
-    if indices and isinstance(array, (int, list)):
+    if isinstance(array, np.generic) or (indices and isinstance(array, (int, list))):
         array = np.asarray(array)
     kind = "integers" if indices else "float32"
     if not isinstance(array, np.ndarray):
@@ -410,7 +430,7 @@ def _checked_input(
                 f"`{name}` must hold indices from 0 to {limit - 1 if limit else 0}, "
                 f"got {array.min()} to {array.max()}"
             )
-        return np.ascontiguousarray(array, F32)
+        return array
     if not array.flags.c_contiguous:
         raise FrameError(
             f"`{name}` must be C-contiguous, got strides {array.strides} for shape {array.shape}: "
@@ -420,20 +440,24 @@ def _checked_input(
     return np.require(np.asarray(array, F32), requirements=["A"])
 
 
-def _interleaved(frames: list[npt.NDArray[Any]], n: int) -> Array:
-    """Return all inputs of each frame side by side, flat."""
-    return np.concatenate([f.reshape(n, -1) for f in frames], axis=1, dtype=F32).reshape(-1)
-
-
 def _read_snapshot(snapshot: bytes, program: Program) -> tuple[int, dict[str, Any]]:
     """Check everything about a snapshot but its arrays; return frames and arrays."""
+    if not isinstance(snapshot, (bytes, bytearray, memoryview)):
+        raise StateError(f"not a snapshot of a stream: expected bytes, got {describe(snapshot)}")
     try:
         raw = bytes(snapshot)
         tensors = load_tensors(raw)
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         meta = json.loads(header["__metadata__"]["streamrnn"])
         version, model, frames = int(meta["snapshot"]), str(meta["model"]), int(meta["frames"])
-    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise StateError(
             f"not a snapshot of a stream, or a damaged one: {error or type(error).__name__}"
         ) from None

@@ -7,7 +7,7 @@ Each is three lines of equations: the kernel in vectors, the reference in NumPy,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -173,12 +173,6 @@ class _Activation(Op):
     kernel: ClassVar[Kernel]
     onnx_kind: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and not field.kw_only and not math.isfinite(value):
-                raise ConfigError(f"{self!r}: `{field.name}` must be finite")
-
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1:
             raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
@@ -256,8 +250,7 @@ class PReLU(_Activation):
     num_parameters: int = 1
     init: float = 0.25
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         self.at_least(num_parameters=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -364,7 +357,7 @@ class GELU(_Activation):
 
     approximate: str = "none"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.approximate not in ("none", "tanh"):
             raise ConfigError(
                 f"GELU: `approximate` must be 'none' or 'tanh', got {self.approximate!r}"
@@ -469,8 +462,7 @@ class Hardtanh(_Clip):
     min_val: float = -1.0
     max_val: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if not self.min_val < self.max_val:
             raise ConfigError(f"{self!r}: `min_val` must be below `max_val`")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError, GraphError
+from ..errors import GraphError
 from ..graph import Shape, Value, describe, shown
 from ..kernels.simd import fma
 from ..kernels.tape import Kernel, Number, elementwise
@@ -118,12 +118,8 @@ class Scale(Op):
     factor: float = 1.0
     offset: float = 0.0
 
-    def __post_init__(self) -> None:
-        for what in ("factor", "offset"):
-            given = getattr(self, what)
-            if not isinstance(given, (int, float, np.number)) or not np.isfinite(given):
-                raise ConfigError(f"Scale: `{what}` must be a finite number, got {given!r}")
-            setattr(self, what, float(np.float32(given)))
+    def check(self) -> None:
+        self.factor, self.offset = float(np.float32(self.factor)), float(np.float32(self.offset))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

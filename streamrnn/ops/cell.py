@@ -44,7 +44,7 @@ class Cell(Op):
     layouts: ClassVar[dict[str, str]] = {}
     """Gate order of other libraries."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(input_size=1, hidden_size=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -151,7 +151,8 @@ class Stack(Layer):
                 f"{kind}: bidirectional=True cannot run on a live stream: the backward direction "
                 f"begins at the last frame, which has not come yet; train with bidirectional=False"
             )
-        if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+        integer = isinstance(num_layers, (int, np.integer)) and not isinstance(num_layers, bool)
+        if not integer or num_layers < 1:
             raise ConfigError(
                 f"{kind}: `num_layers` must be a positive integer, got {num_layers!r}"
             )

@@ -65,7 +65,7 @@ class Context(Op):
 
     past: int
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(past=1)
 
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:

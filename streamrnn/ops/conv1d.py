@@ -189,7 +189,7 @@ class Conv1d(Op):
     groups: int = 1
     bias: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(in_channels=1, out_channels=1, kernel_size=1, stride=1, dilation=1, groups=1)
         check_convolution(self, self.in_channels, self.out_channels, self.groups)
         self.stride_frames = self.stride

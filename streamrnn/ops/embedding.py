@@ -67,7 +67,7 @@ class Embedding(Op):
     num_embeddings: int
     embedding_dim: int
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(num_embeddings=1, embedding_dim=1)
         if self.num_embeddings > EXACT:
             raise ConfigError(f"Embedding: `num_embeddings` must be at most {EXACT}")

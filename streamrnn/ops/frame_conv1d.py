@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape, shown
+from ..graph import MAX_FRAME, Shape, shown
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
 from .conv1d import check_convolution, convolve, pack_groups, taps_first
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 __all__ = ["FrameConv1d"]
-
-MAX_FRAME = 1 << 26
 
 
 @kernel
@@ -104,7 +102,7 @@ class FrameConv1d(Op):
     groups: int = 1
     bias: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(
             in_channels=1, out_channels=1, kernel_size=1, stride=1, padding=0, dilation=1, groups=1
         )

@@ -86,7 +86,9 @@ class Linear(Op):
     out_features: int
     bias: bool = True
 
-    def __post_init__(self) -> None:
+    channel_axis = -1
+
+    def check(self) -> None:
         self.at_least(in_features=1, out_features=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:

@@ -109,8 +109,7 @@ class LayerNorm(Op):
     eps: float = 1e-5
     elementwise_affine: bool = True
 
-    def __post_init__(self) -> None:
-        self.normalized_shape = as_shape(self.normalized_shape, "LayerNorm")
+    def check(self) -> None:
         check_eps(self, self.eps)
 
     @property
@@ -174,7 +173,7 @@ class LayerNorm(Op):
 
 def check_eps(op: Op, eps: float) -> None:
     """Raise ConfigError unless `eps` is a positive finite number."""
-    if not (isinstance(eps, (int, float)) and 0 < eps < math.inf):
+    if eps <= 0:
         raise ConfigError(f"{type(op).__name__}: `eps` must be a positive number, got {eps!r}")
 
 
@@ -212,7 +211,7 @@ class BatchNorm1d(Op):
     eps: float = 1e-5
     affine: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(num_features=1)
         check_eps(self, self.eps)
 

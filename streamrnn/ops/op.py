@@ -8,23 +8,26 @@ in the library works through these answers and knows no op by name.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, GraphError
-from ..graph import Clock, Input, Shape, Value, describe
-from ..layer import Changes, Layer
+from ..errors import ConfigError, GraphError, StateError, WeightError
+from ..graph import Clock, Input, Shape, Value, as_shape, describe
+from ..layer import Changes, Layer, check_weights
 
 if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["REGISTRY", "Arrays", "Op", "prefixed"]
+__all__ = ["REGISTRY", "Arrays", "Op"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -34,6 +37,8 @@ REGISTRY: dict[str, type[Op]] = {}
 """Every op by the name that files use: the class's own."""
 
 MAX_WEIGHT_BYTES = 1 << 33
+MAX_FLOAT = float(np.finfo(np.float32).max)
+NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class _Rates(Layer):
@@ -41,6 +46,9 @@ class _Rates(Layer):
 
     stride_frames: int = 1
     """Input frames per output frame."""
+
+    channel_axis: int = 0
+    """Axis of an output frame whose channels `scaled` multiplies, for an op that has it."""
 
     delay_frames: int = 0
     """Frames of the op's input that an output comes later than what it describes."""
@@ -81,7 +89,21 @@ class Op(_Rates):
         if cls.lower is not Op.lower and not cls.__name__.startswith("_"):
             REGISTRY[cls.__name__] = cls
 
+    def __post_init__(self) -> None:
+        for argument in fields(self):
+            if not argument.kw_only:
+                value = getattr(self, argument.name)
+                setattr(self, argument.name, _argument(self, argument.name, argument.type, value))
+        if not (self.name is None or (isinstance(self.name, str) and self.name)):
+            raise ConfigError(
+                f"{type(self).__name__}: `name` must be a text or None, got {self.name!r}"
+            )
+        self.check()
+
     # What an op says about itself ------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise ConfigError where the arguments, each of its own type, make no sense together."""
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Return the shape of every weight, by torch's name."""
@@ -135,7 +157,10 @@ class Op(_Rates):
 
     @weights.setter
     def weights(self, arrays: Mapping[str, Array]) -> None:
-        self.__dict__["_weights"] = dict(arrays)
+        checked, problems = check_weights(self.named_parameters(), arrays)
+        if problems:
+            raise WeightError(f"{self!r} cannot take these weights: {'; '.join(problems)}")
+        self.__dict__["_weights"] = checked
         Changes.count += 1
 
     def _random_weights(self) -> Mapping[str, Array]:
@@ -154,16 +179,19 @@ class Op(_Rates):
         return made
 
     @property
-    def initial_state(self) -> Arrays:
+    def initial_state(self) -> Mapping[str, Array]:
         """States that do not begin at zero, by name; set it to a trained initial state."""
-        kept: Arrays = self.__dict__.setdefault("_initial_state", {})
+        kept: Mapping[str, Array] = self.__dict__.setdefault("_initial_state", NOTHING)
         return kept
 
     @initial_state.setter
     def initial_state(self, arrays: Mapping[str, Any]) -> None:
-        self.__dict__["_initial_state"] = {
-            name: np.array(array, np.float32) for name, array in arrays.items()
-        }
+        copies = {name: np.array(array, np.float32) for name, array in arrays.items()}
+        for name, array in copies.items():
+            if not np.isfinite(array).all():
+                raise StateError(f"{self!r}: initial state {name!r} must be finite")
+            array.flags.writeable = False
+        self.__dict__["_initial_state"] = MappingProxyType(copies)
         Changes.count += 1
 
     def input_values(self) -> tuple[Value, ...]:
@@ -204,20 +232,43 @@ class Op(_Rates):
             raise GraphError(f"{self!r} expects frames of shape {expected}, got {got}")
 
     def at_least(self, **limits: int) -> None:
-        """Check that integer fields are integers and not below a limit."""
+        """Raise ConfigError if an integer argument is below its limit."""
         for name, low in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+            if getattr(self, name) < low:
                 raise ConfigError(
                     f"{type(self).__name__}: `{name}` must be an integer of at least {low}, "
-                    f"got {value!r}"
+                    f"got {getattr(self, name)}"
                 )
-            setattr(self, name, int(value))
 
 
-def prefixed(weights: Mapping[str, Array], prefix: str) -> Arrays:
-    """Return the weights whose names begin with `prefix`, without it."""
-    return {n[len(prefix) :]: a for n, a in weights.items() if n.startswith(prefix)}
+_WANTED = {
+    "bool": "True or False",
+    "int": "an integer",
+    "float": "a finite number",
+    "str": "a text",
+    "Sequence[int]": "a tuple of integers",
+}
+
+
+def _argument(op: Op, name: str, kind: Any, value: Any) -> Any:
+    """Return a constructor's argument as its annotation wants it, or raise ConfigError."""
+    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+    if kind == "int | Sequence[int]":
+        return as_shape(value, type(op).__name__)
+    if kind == "bool" and isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if kind == "str" and isinstance(value, str):
+        return value
+    with contextlib.suppress(TypeError):
+        if kind == "Sequence[int]":
+            return tuple(map(operator.index, value))
+        if kind == "int" and not isinstance(value, bool):
+            return operator.index(value)
+        if kind == "float" and not isinstance(value, (bool, str)) and abs(value) <= MAX_FLOAT:
+            return float(value)
+    if kind not in _WANTED:
+        return value
+    raise ConfigError(f"{type(op).__name__}: `{name}` must be {_WANTED[kind]}, got {value!r}")
 
 
 def uniform(shape: Shape, bound: float, rng: np.random.Generator) -> Array:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape, as_shape
+from ..graph import MAX_FRAME, Shape, as_shape
 from ..kernels.simd import as_ints, at
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .op import Array, Arrays, Op
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 __all__ = ["Expand", "Flatten", "Pad", "Reshape", "Slice", "Transpose", "rearranged"]
-
-MAX_FRAME = 1 << 26
-"""Most numbers in a frame that an op here makes."""
 
 ZERO = -1
 """The position of a number that is not in the frame: a zero of the padding."""
@@ -144,8 +141,8 @@ class Reshape(_Rearrange):
 
     shape: int | Sequence[int]
 
-    def __post_init__(self) -> None:
-        self.shape = _checked_size("Reshape", as_shape(self.shape, "Reshape"))
+    def check(self) -> None:
+        _checked_size("Reshape", as_shape(self.shape, "Reshape"))
 
     def moved(self, frame: Array) -> Array:
         shape = as_shape(self.shape, "Reshape")
@@ -220,10 +217,9 @@ class Transpose(_Rearrange):
 
     axes: Sequence[int] = (1, 0)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if sorted(self.axes) != list(range(len(self.axes))):
             raise ConfigError(f"Transpose: `axes` must be an order of 0, 1, …, got {self.axes!r}")
-        self.axes = tuple(int(a) for a in self.axes)
 
     def moved(self, frame: Array) -> Array:
         if frame.ndim != len(self.axes):
@@ -253,8 +249,8 @@ class Expand(_Rearrange):
 
     shape: int | Sequence[int]
 
-    def __post_init__(self) -> None:
-        self.shape = _checked_size("Expand", as_shape(self.shape, "Expand"))
+    def check(self) -> None:
+        _checked_size("Expand", as_shape(self.shape, "Expand"))
 
     def moved(self, frame: Array) -> Array:
         try:
@@ -296,7 +292,7 @@ class Pad(_Rearrange):
     after: int
     mode: str = "constant"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         self.at_least(before=0, after=0)
         if self.mode not in _MODES:
             raise ConfigError(f"Pad: `mode` must be one of {', '.join(_MODES)}, got {self.mode!r}")

@@ -93,8 +93,8 @@ class RNNCell(Cell):
     gates: ClassVar[str] = "h"
     layouts: ClassVar[dict[str, str]] = {"torch": "h", "onnx": "h", "keras": "h"}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.nonlinearity not in ("tanh", "relu"):
             raise ConfigError(
                 f"RNNCell: `nonlinearity` must be 'tanh' or 'relu', got {self.nonlinearity!r}"
