@@ -96,6 +96,7 @@ def silero_row(effort: Effort, tick: Callable[[], None]) -> Row:
     """Measure Silero VAD on a recording of speech; the model and the files are the examples'."""
     sys.path.insert(0, str(FOLDER.parent / "examples"))
     import soundfile
+
     from assets import silero_onnx, speech_wav
     from silero import build
 

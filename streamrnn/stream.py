@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_tensors
 from .errors import ConfigError, FrameError, NonFiniteError, StateError
 from .graph import Shape, Value, describe
 from .kernels import tape
-from .kernels.tape import HOLD, NONFINITE, PROPAGATE, RAISE, advance
+from .kernels.tape import HOLD, MISMATCH, NONFINITE, PROPAGATE, RAISE, advance
 from .program import aligned
 
 if TYPE_CHECKING:
@@ -147,12 +147,10 @@ class Stream:
         self._plan_table = plan
         self._plan = int(plan.ctypes.data)
         self._advance = advance()
-        # The fast path of `step`: one vector in, one vector out, every frame.
+        # The fast path of `step`: one vector in, one vector out.
         simple = len(program.inputs) == len(program.outputs) == 1
         x, y = program.inputs[0], program.outputs[0]
         self._flat = simple and len(x.shape) == len(y.shape) == 1 and x.dtype == "float32"
-        self._every_frame = program.clock.stride == 1 and program.clock.start == 0
-        self._fast = self._flat and self._every_frame
         self._out_size = program.output_size
         self.reset()
         nothing = np.empty(0, F32)
@@ -187,13 +185,16 @@ class Stream:
         NonFiniteError
             If `x` holds a NaN or an infinity and the policy is ``"raise"``; the state is as it was.
         """
-        if self._fast:
+        if self._flat:
             y = np.empty(self._out_size, F32) if out is None else out
             try:
-                if self._advance(self._plan, 1, x, y) == 1:
-                    return y
+                written = self._advance(self._plan, 1, x, y)
             except TypeError:
-                pass
+                written = MISMATCH
+            if written == 1:
+                return y
+            if written == 0:
+                return None
         return self._checked(x, out, single=True)
 
     def run(self, xs: Any, out: Any = None) -> Result:

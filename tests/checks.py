@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import streamrnn
-from streamrnn import FrameError, NonFiniteError, ReferenceStream, StateError, Stream
+from streamrnn import FrameError, NonFiniteError, ReferenceStream, StateError
 from zoo import Case
 
 LONG = 75

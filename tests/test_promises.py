@@ -561,7 +561,9 @@ def test_propagate_shows_the_nan_and_raise_names_the_frame() -> None:
     ys = case.model.stream("propagate").run(xs)
     assert_same(ys[:47], wanted[:47], "before the NaN")
     assert np.isnan(ys[47:]).all(), "a NaN disappears in the state"
-    with pytest.raises(s.NonFiniteError, match=r"NaN or an infinity \(frame 47 of the block of 60\)"):
+    with pytest.raises(
+        s.NonFiniteError, match=r"NaN or an infinity \(frame 47 of the block of 60\)"
+    ):
         case.model.stream().run(xs)
     with pytest.raises(s.NonFiniteError, match="NaN or an infinity; the state is as it was"):
         case.model.stream().step(xs[47])
