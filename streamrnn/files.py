@@ -23,9 +23,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from .errors import FileError, StreamrnnError
-from .graph import Input, Value
-from .layer import Layer, Model
-from .ops import REGISTRY
+from .graph import Input, Shape, Value, describe
+from .layer import Layer, Model, check_weights
+from .ops import REGISTRY, Op
 
 __all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
 
@@ -157,9 +157,9 @@ def load(path: str | Path) -> Model:
 
 def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:
     version = header["version"]
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1) or isinstance(version, bool):
         raise FileError(
-            f"format {version!r}, this version of streamrnn reads up to {FORMAT_VERSION}: "
+            f"format {version!r}, this version of streamrnn reads 1 to {FORMAT_VERSION}: "
             f"update streamrnn"
         )
     _only(header, {"version", "inputs", "ops", "outputs", "metadata"}, "the header")
@@ -178,24 +178,46 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
         if name in values:
             raise FileError(f"two ops or inputs are named {name!r}")
         op = REGISTRY[kind](**{k: _tuples(v) for k, v in config.items()}, name=name)
-        weights = {
-            parameter: tensors.pop(f"{name}.{parameter}")
-            for parameter in op.parameter_shapes()
-            if f"{name}.{parameter}" in tensors
-        }
-        op.weights = weights
+        _give_weights(name, op, tensors)
         reads = [values[n] if n in values else _missing(name, n) for n in spec["reads"]]
         values[name] = op(*reads)
-        for state in op.state_shapes(*(v.shape for v in reads)):
-            initial = tensors.pop(f"{name}.{state}", None)
-            if initial is not None:
-                op.initial_state = {**op.initial_state, state: initial}
+        _give_initial_state(name, op, op.state_shapes(*(v.shape for v in reads)), tensors)
     if tensors:
         raise FileError(f"tensors that no op uses: {', '.join(sorted(tensors))}")
     outputs = {
         n: values[v] if v in values else _missing(n, v) for n, v in header["outputs"].items()
     }
-    return Model(inputs, outputs, header["metadata"])
+    model = Model(inputs, outputs, header["metadata"])
+    unread = {spec["name"] for spec in header["ops"]} - {n.name for n in model.graph().nodes}
+    if unread:
+        raise FileError(f"no output depends on {', '.join(sorted(unread))}")
+    return model
+
+
+def _give_weights(name: str, op: Op, tensors: dict[str, npt.NDArray[Any]]) -> None:
+    """Move the op's weights out of `tensors`."""
+    wanted = {f"{name}.{p}": (op, p) for p in op.parameter_shapes()}
+    weights, problems = check_weights(wanted, {n: tensors.pop(n) for n in wanted if n in tensors})
+    if problems:
+        raise FileError(f"tensors that do not fit: {'; '.join(problems)}")
+    op.weights = {own: weights[full] for full, (_, own) in wanted.items()}
+
+
+def _give_initial_state(
+    name: str, op: Op, shapes: dict[str, Shape], tensors: dict[str, npt.NDArray[Any]]
+) -> None:
+    """Move the op's initial states, where there are any, out of `tensors`."""
+    found = {s: tensors.pop(f"{name}.{s}") for s in shapes if f"{name}.{s}" in tensors}
+    for state, array in found.items():
+        if array.shape != shapes[state] or array.dtype != np.float32:
+            raise FileError(
+                f"initial state {name}.{state}: expected float32 {shapes[state]}, "
+                f"got {describe(array)}"
+            )
+        if not np.isfinite(array).all():
+            raise FileError(f"initial state {name}.{state}: holds a NaN or an infinity")
+    if found:
+        op.initial_state = found
 
 
 def _missing(who: str, what: str) -> Value:

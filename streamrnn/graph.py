@@ -29,6 +29,7 @@ __all__ = ["MAX_FRAME", "Clock", "Graph", "Input", "Node", "Shape", "Value"]
 
 Shape = tuple[int, ...]
 
+MAX_CLOCK = 1 << 60
 MAX_FRAME = 1 << 26
 """Most numbers in one frame of any value."""
 
@@ -50,7 +51,10 @@ class Clock:
 
     def every(self, stride: int, start: int = 0) -> Clock:
         """Return the clock that keeps every `stride`-th frame of this one, from `start` on."""
-        return Clock(self.stride * stride, self.start + self.stride * start)
+        clock = Clock(self.stride * stride, self.start + self.stride * start)
+        if max(clock.stride, clock.start) > MAX_CLOCK:
+            raise GraphError(f"an output {clock} would never come")
+        return clock
 
     def emitted(self, now: int) -> int:
         """Return how many frames this clock has let through after `now` input frames."""

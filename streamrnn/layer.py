@@ -349,6 +349,9 @@ class Model(Layer):
     ) -> None:
         self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"))
         self.metadata = dict(metadata or {})
+        for key, value in self.metadata.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise ConfigError(f"Model: metadata must be texts, got {key!r}: {value!r}")
 
     def __repr__(self) -> str:
         shapes = {name: value.shape for name, value in self._graph.inputs.items()}

@@ -87,7 +87,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
 
     def get_source_stamp(self) -> str:
         """Stamp of the library, and of the file of a kernel that is not the library's."""
-        if self.file.is_relative_to(PACKAGE) or not self.file.is_file():
+        if self.file.is_relative_to(PACKAGE):
             return source_stamp()
         return source_stamp() + hashlib.sha256(self.file.read_bytes()).hexdigest()
 
@@ -116,4 +116,10 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):  # full disk, read-only folder: compile again next time
-            super().save_overload(sig, data)
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # a damaged index: begin a new one
+                self.flush()
+                super().save_overload(sig, data)

@@ -19,6 +19,7 @@ import functools
 import inspect
 import struct
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from numba import njit, types
@@ -78,10 +79,11 @@ def helper(function: Callable[..., Any]) -> Any:
 class Kernel:
     """A kernel: its parameters, and its compiled form, made when first asked for."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., None], line: int | None = None) -> None:
         self.name = function.__name__
         self.function = function
         self.file = inspect.getfile(function)
+        self.line = line or function.__code__.co_firstlineno
         self.parameters: dict[str, str] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.annotation not in _PARAMETERS:
@@ -102,8 +104,9 @@ class Kernel:
             _PARAMETERS[kind].format(i=i) for i, kind in enumerate(self.parameters.values(), 1)
         )
         numbers = "Number" in self.parameters.values()
+        entry_name = f"{self.name}_{self.line}"  # what it is called in the cache
         source = (
-            f"def {self.name}(row, weights, state, scratch, frames):\n"
+            f"def {entry_name}(row, weights, state, scratch, frames):\n"
             + ("    numbers = as_floats(row)\n" if numbers else "")
             + f"    body({arguments})\n"
         )
@@ -114,8 +117,10 @@ class Kernel:
             "body": helper(self.function),
         }
         exec(compile(source, self.file, "exec"), scope)
-        entry: Any = CFunc(scope[self.name], (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
-        entry._cache = KernelCache(scope[self.name])
+        function = scope[entry_name]
+        entry: Any = CFunc(function, (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
+        if Path(self.file).is_file():  # a kernel typed at a prompt has no file to watch
+            entry._cache = KernelCache(function)
         entry.compile()
         return entry
 
@@ -173,7 +178,7 @@ def elementwise(function: Callable[..., Any]) -> Kernel:
         "store": store,
     }
     exec(compile(source, inspect.getfile(function), "exec", dont_inherit=True), scope)
-    return Kernel(scope[function.__name__])
+    return Kernel(scope[function.__name__], function.__code__.co_firstlineno)
 
 
 # Fields of a stream's plan: everything `advance` has to know, as integers.

@@ -37,6 +37,7 @@ REGISTRY: dict[str, type[Op]] = {}
 """Every op by the name that files use: the class's own."""
 
 MAX_WEIGHT_BYTES = 1 << 33
+MAX_INT = 1 << 40
 MAX_FLOAT = float(np.finfo(np.float32).max)
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 
@@ -243,7 +244,7 @@ class Op(_Rates):
 
 _WANTED = {
     "bool": "True or False",
-    "int": "an integer",
+    "int": "an integer below 2**40",
     "float": "a finite number",
     "str": "a text",
     "Sequence[int]": "a tuple of integers",
@@ -262,7 +263,7 @@ def _argument(op: Op, name: str, kind: Any, value: Any) -> Any:
     with contextlib.suppress(TypeError):
         if kind == "Sequence[int]":
             return tuple(map(operator.index, value))
-        if kind == "int" and not isinstance(value, bool):
+        if kind == "int" and not isinstance(value, bool) and abs(operator.index(value)) < MAX_INT:
             return operator.index(value)
         if kind == "float" and not isinstance(value, (bool, str)) and abs(value) <= MAX_FLOAT:
             return float(value)
