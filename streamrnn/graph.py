@@ -87,6 +87,9 @@ class Value:
         """Numbers in one frame."""
         return math.prod(self.shape)
 
+    __iter__ = None  # a value is no sequence,
+    __array_ufunc__ = None  # and no array: NumPy leaves arithmetic to the methods below
+
     def _with(self, name: str, other: Value | float, swap: bool = False) -> Value:
         from .ops.arithmetic import arithmetic
 

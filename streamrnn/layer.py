@@ -222,6 +222,8 @@ def check_weights(
     problems += [f"unknown: {n} {describe(a)}" for n, a in given.items() if n not in shapes]
     for name in shapes.keys() & given.keys():
         checked[name], problem = _checked(given[name], shapes[name])
+        op, own = wanted[name]
+        problem = problem or op.refuses(own, checked[name])
         if problem:
             problems.append(f"{name}: {problem}")
     return checked, sorted(problems)
@@ -291,6 +293,15 @@ class Sequential(Layer):
     def __call__(self, *values: Value) -> Value:
         if len(values) != 1:
             raise GraphError(f"Sequential takes one value, got {len(values)}")
+        stated = self._input
+        if stated is not None and (stated.shape, stated.dtype) != (
+            values[0].shape,
+            values[0].dtype,
+        ):
+            raise GraphError(
+                f"Sequential expects {stated.dtype} frames of shape {stated.shape}, "
+                f"got {values[0].dtype} {values[0].shape}"
+            )
         return functools.reduce(lambda value, layer: layer(value), self.layers, values[0])
 
     def input_values(self) -> tuple[Value, ...]:

@@ -87,7 +87,10 @@ class StateView(MutableMapping[str, Array]):
 
 
 def _checked_state(name: str, value: Any, shape: Shape) -> npt.NDArray[Any]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.empty(0)  # rows of different lengths
     if array.shape != shape or array.dtype != F32:
         raise StateError(f"state {name!r} must be float32 of shape {shape}, got {describe(array)}")
     return array
@@ -345,6 +348,8 @@ class Stream:
 
     @state.setter
     def state(self, values: Mapping[str, Any]) -> None:
+        if not isinstance(values, Mapping):
+            raise StateError(f"the state is a mapping of names to arrays, got {describe(values)}")
         missing = self.program.slots.keys() - values.keys()
         if missing:
             raise StateError(

@@ -222,6 +222,9 @@ class BatchNorm1d(Op):
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
         return np.ones(shape) if name in ("weight", "running_var") else np.zeros(shape)
 
+    def refuses(self, name: str, weight: Array) -> str:
+        return "holds a negative variance" if name == "running_var" and (weight < 0).any() else ""
+
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.num_features,),)
 

@@ -110,6 +110,10 @@ class Op(_Rates):
         """Return the shape of every weight, by torch's name."""
         return {}
 
+    def refuses(self, name: str, weight: Array) -> str:
+        """Return what is wrong with the values of a weight, or nothing."""
+        return ""
+
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
         """Return the shape of every state, given the shapes of the inputs."""
         return {}
