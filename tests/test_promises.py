@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,17 @@ from safetensors.numpy import save as save_tensors
 import checks
 import streamrnn as s
 from checks import LONG, assert_same, frame, parts, piece
-from streamrnn import ConfigError, FrameError, Input, Layer, Model, Sequential, StateError, concat
+from streamrnn import (
+    ConfigError,
+    FrameError,
+    Input,
+    Layer,
+    Model,
+    Sequential,
+    StateError,
+    Stream,
+    concat,
+)
 from zoo import CASES, Case, find, random_frames, trained
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
@@ -82,7 +93,7 @@ def test_nonfinite_frames_are_treated_as_the_policy_says(case: Case) -> None:
     checks.check_policies(case)
 
 
-# Chunks: hypothesis looks for the split that nobody thought of -----------------------------------------
+# Chunks: hypothesis looks for the split that nobody thought of ------------------------------------
 
 _SUBTLE = [
     find(name)
@@ -145,12 +156,12 @@ def test_no_sequence_of_calls_loses_the_thread(case: Case, calls: list[tuple[str
             stream.restore(saved)
         else:
             with pytest.raises(FrameError):
-                stream.run(tuple(np.full_like(x, np.nan) for x in parts(block))[0])
+                stream.run(np.full_like(parts(block)[0], np.nan))
         at += n
     checks.assert_same_states(stream, plain, "in the end")
 
 
-# Snapshots --------------------------------------------------------------------------------------------
+# Snapshots ----------------------------------------------------------------------------------------
 
 
 def test_a_snapshot_continues_in_another_process(tmp_path: Path) -> None:
@@ -326,7 +337,7 @@ def test_no_mutation_of_a_snapshot_crashes_or_half_restores(data: st.DataObject)
     assert_same(stream.run(xs), other.run(xs), "after a snapshot that was accepted")
 
 
-# Memory -----------------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------------------
 
 
 def _warm(case_or_model: Case | Layer, frames: int) -> tuple[Any, list[Any], Any]:
@@ -445,7 +456,7 @@ def test_forks_and_streams_are_freed() -> None:
         tracemalloc.stop()
 
 
-# Frames as they come: read-only, mapped, misaligned, foreign, overlapping ------------------------------
+# Frames as they come: read-only, mapped, misaligned, foreign, overlapping -------------------------
 
 
 @pytest.mark.parametrize(
@@ -529,7 +540,7 @@ def test_a_step_in_place_is_right_or_refused_but_the_same_for_all_models() -> No
 
 
 def test_single_numbers_are_frames_too() -> None:
-    """Indices and samples come out of an array as NumPy scalars; results are of the stated shape."""
+    """Indices and samples come out of an array as NumPy scalars; results have the stated shape."""
     ids = np.array([3, 0, 4])
     table = trained(s.Embedding(5, 3))
     wanted = table.stream().run(ids)
@@ -595,6 +606,27 @@ def test_every_message_about_a_frame_says_what_to_do() -> None:
         pair.run((np.zeros((3, 20), np.float32), np.zeros((4, 20), np.float32)))
 
 
+def test_streams_in_threads_do_not_touch_each_other() -> None:
+    """The interpreter lock is released while a stream runs, so these do run at the same time."""
+    case = find("LSTM 3 layers")
+    program = case.model.program()
+    blocks = [case.frames(400, seed=k) for k in range(4)]
+    wanted = [Stream(program).run(xs) for xs in blocks]
+    for _ in range(5):
+        streams = [Stream(program) for _ in blocks]
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(Stream.run, streams, blocks))
+        for got, right in zip(results, wanted, strict=True):
+            assert_same(got, right, "in a thread")
+
+
+@pytest.mark.parametrize("values", [3, [], None, "h", {"gru_0.h": [[1.0], [1.0, 2.0]]}, {3: 4}])
+def test_what_is_no_state_is_refused(values: Any) -> None:
+    stream = find("GRUCell 3-3").model.stream()
+    with pytest.raises(StateError):
+        stream.state = values
+
+
 def test_a_stream_is_not_pickled_by_accident() -> None:
     import copy
     import pickle
@@ -607,7 +639,26 @@ def test_a_stream_is_not_pickled_by_accident() -> None:
         checks.assert_same_states(twin, stream, "a copied stream")
 
 
-# Rates ------------------------------------------------------------------------------------------------
+def test_a_stream_says_the_shape_of_its_outputs() -> None:
+    for case in CASES[::4]:
+        stream = case.model.stream()
+        shapes = stream.output_shape
+        ys = parts(stream.run(case.frames(3)))
+        assert (shapes if len(ys) > 1 else (shapes,)) == tuple(y.shape[1:] for y in ys)
+    stream = find("GRUCell 5-20").model.stream()
+    out = np.empty(stream.output_shape, np.float32)
+    assert stream.step(np.zeros(5, np.float32), out) is out
+
+
+def test_streams_and_states_show_themselves() -> None:
+    stream = find("LSTMCell 5-20").model.stream()
+    stream.run(find("LSTMCell 5-20").frames(7))
+    assert repr(stream) == "Stream(inputs ((5,),), 7 frames so far)"
+    assert repr(stream.state) == "StateView({'lstm_0.h': (20,), 'lstm_0.c': (20,)})"
+    assert repr(find("nested models").model).startswith("Sequential(Sequential(Linear(")
+
+
+# Rates --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 7])

@@ -1,0 +1,530 @@
+"""Every op in several forms and sizes, stacks and graphs: the list that each promise is tested on.
+
+A new op adds its cases here and is then held to all promises; ``test_zoo.py`` fails while an op of
+the library has no case. Weights are random, seeded and well-conditioned, sizes are small but not
+multiples of a vector.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import streamrnn as s
+from streamrnn import Input, Layer, Model, Sequential, concat
+
+__all__ = ["CASES", "Case", "find", "random_frames", "trained"]
+
+
+def _random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Return a weight unlike any initial one: no zeros, no ones, nothing symmetric."""
+    if name == "running_var" or (name == "weight" and len(shape) == 1):
+        return rng.uniform(0.5, 2.0, shape)
+    if len(shape) == 1:
+        return 0.4 * rng.standard_normal(shape)
+    gain = 0.8 if name == "weight_hh" else 1.0  # below 1: the recurrence forgets
+    return gain * rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+
+
+def trained(layer: Layer, seed: int = 0) -> Layer:
+    """Give a layer seeded weights as if it had been trained, and return it."""
+    rng = np.random.default_rng(seed)
+    wanted = layer.named_parameters()
+    weights = {
+        name: _random_weight(parameter, op.parameter_shapes()[parameter], rng).astype(np.float32)
+        for name, (op, parameter) in wanted.items()
+    }
+    layer.load_state_dict(weights)
+    return layer
+
+
+def random_frames(
+    model: Layer, T: int, seed: int = 0, low: float | None = None, high: float = 3.0
+) -> Any:
+    """Return T random frames for `model`, as ``run`` takes them.
+
+    Parameters
+    ----------
+    low, high : float
+        Uniform in this range; without `low`, normal with a standard deviation of 1.5.
+    """
+    rng = np.random.default_rng(seed)
+    program = model.program()
+    arrays: list[np.ndarray] = []
+    for value, limit in zip(program.inputs, program.index_limits, strict=True):
+        shape = (T, *value.shape)
+        if limit is not None:
+            arrays.append(rng.integers(0, limit, shape))
+        elif low is not None:
+            arrays.append(rng.uniform(low, high, shape).astype(np.float32))
+        else:
+            arrays.append((1.5 * rng.standard_normal(shape)).astype(np.float32))
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+@dataclass(eq=False)
+class Case:
+    """A model under test.
+
+    Parameters
+    ----------
+    name : str
+        What it is, for the test's id.
+    build : callable
+        Makes the layer anew; its weights are then set by :func:`trained`.
+    tolerance : float
+        Largest error against float64, absolute below 1 and relative above.
+    low, high : float
+        Range of the random inputs, where not normal.
+    """
+
+    name: str
+    build: Callable[[], Layer]
+    tolerance: float = 1e-5
+    low: float | None = None
+    high: float = 3.0
+
+    @functools.cached_property
+    def model(self) -> Layer:
+        """The layer; made once, so that tests share its compiled program."""
+        return self.fresh()
+
+    def fresh(self) -> Layer:
+        """Make the same layer again, with the same weights, as another process would."""
+        return trained(self.build())
+
+    def again(self) -> Case:
+        """Return the same case with a model of its own (for tests that alter the library)."""
+        return Case(self.name, self.build, self.tolerance, self.low, self.high)
+
+    def frames(self, T: int, seed: int = 0) -> Any:
+        """Return T random frames: an array, or a tuple for a model with several inputs."""
+        return random_frames(self.model, T, seed, self.low, self.high)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+CASES: list[Case] = []
+
+
+def add(name: str, build: Callable[[], Layer], **options: Any) -> None:
+    CASES.append(Case(name, build, **options))
+
+
+def on(shape: int | tuple[int, ...], *layers: Callable[[], Layer]) -> Callable[[], Layer]:
+    """Return a builder of a chain that reads frames of `shape`."""
+    return lambda: Sequential(Input(shape), *(layer() for layer in layers))
+
+
+# Recurrent cells and stacks -----------------------------------------------------------------------
+
+for _I, _H in ((1, 1), (3, 3), (5, 20), (20, 1), (7, 100), (16, 16), (17, 33)):
+    add(f"RNNCell {_I}-{_H}", functools.partial(s.RNNCell, _I, _H))
+    add(f"GRUCell {_I}-{_H}", functools.partial(s.GRUCell, _I, _H))
+    add(f"GRUCell reset before {_I}-{_H}", functools.partial(s.GRUCell, _I, _H, reset_after=False))
+    add(f"LSTMCell {_I}-{_H}", functools.partial(s.LSTMCell, _I, _H))
+
+add("RNNCell relu", lambda: s.RNNCell(5, 20, nonlinearity="relu"))
+add("RNNCell relu no bias", lambda: s.RNNCell(3, 7, bias=False, nonlinearity="relu"))
+add("RNNCell no bias", lambda: s.RNNCell(6, 20, bias=False))
+add("GRUCell no bias", lambda: s.GRUCell(6, 20, bias=False))
+add("GRUCell reset before no bias", lambda: s.GRUCell(6, 20, bias=False, reset_after=False))
+add("LSTMCell no bias", lambda: s.LSTMCell(6, 20, bias=False))
+
+add("RNN 1 layer", lambda: s.RNN(6, 20))
+add("RNN 3 layers", lambda: s.RNN(6, 20, num_layers=3))
+add("RNN 3 layers relu no bias", lambda: s.RNN(6, 9, 3, bias=False, nonlinearity="relu"))
+add("GRU 1 layer", lambda: s.GRU(6, 20))
+add("GRU 3 layers", lambda: s.GRU(6, 20, num_layers=3))
+add("GRU 3 layers reset before", lambda: s.GRU(6, 20, num_layers=3, reset_after=False))
+add("LSTM 1 layer", lambda: s.LSTM(6, 20))
+add("LSTM 3 layers", lambda: s.LSTM(6, 20, num_layers=3))
+add("LSTM 3 layers no bias", lambda: s.LSTM(3, 33, 3, bias=False))
+
+
+def _with_initial_state() -> Layer:
+    rng = np.random.default_rng(7)
+    cell = s.LSTMCell(4, 10)
+    cell.initial_state = {"h": rng.uniform(-1, 1, 10), "c": rng.uniform(-2, 2, 10)}
+    return cell
+
+
+add("LSTMCell trained initial state", _with_initial_state)
+
+# Linear -------------------------------------------------------------------------------------------
+
+for _I, _O in ((1, 1), (3, 1), (1, 20), (20, 100), (100, 33), (16, 64)):
+    add(f"Linear {_I}-{_O}", functools.partial(s.Linear, _I, _O))
+add("Linear no bias", lambda: s.Linear(20, 3, bias=False))
+add("Linear on rows", on((5, 7), lambda: s.Linear(7, 3)))
+add("Linear on rows of rows", on((2, 3, 4), lambda: s.Linear(4, 18)))
+
+# Convolution over the stream ----------------------------------------------------------------------
+
+_CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    "1-1 k1": ((1, 1, 1), {}),
+    "3-5 k3": ((3, 5, 3), {}),
+    "20-17 k4": ((20, 17, 4), {}),
+    "100-20 k2": ((100, 20, 2), {}),
+    "3-1 k5 no bias": ((3, 1, 5), {"bias": False}),
+    "k1 stride 2": ((3, 4, 1), {"stride": 2}),
+    "k3 stride 2": ((3, 20, 3), {"stride": 2}),
+    "k2 stride 5": ((3, 4, 2), {"stride": 5}),
+    "k4 stride 3": ((20, 20, 4), {"stride": 3}),
+    "k3 dilation 2": ((3, 20, 3), {"dilation": 2}),
+    "k4 dilation 20": ((3, 5, 4), {"dilation": 20}),  # remembers more frames than a block has
+    "k3 dilation 5 stride 3": ((3, 5, 3), {"dilation": 5, "stride": 3}),
+    "groups 2": ((6, 10, 3), {"groups": 2}),
+    "groups 3 stride 2 dilation 2": ((9, 6, 3), {"groups": 3, "stride": 2, "dilation": 2}),
+    "groups 6 two outputs each": ((6, 12, 3), {"groups": 6}),
+    "groups 2 of 17": ((8, 34, 2), {"groups": 2}),
+    "depthwise 3": ((3, 3, 3), {"groups": 3}),
+    "depthwise 20 no bias": ((20, 20, 4), {"groups": 20, "bias": False}),
+    "depthwise 100 stride 2": ((100, 100, 3), {"groups": 100, "stride": 2}),
+    "depthwise 33 dilation 3": ((33, 33, 3), {"groups": 33, "dilation": 3}),
+}
+for _name, (_sizes, _options) in _CONVOLUTIONS.items():
+    add(f"Conv1d {_name}", functools.partial(s.Conv1d, *_sizes, **_options))
+
+# Convolution inside a frame -----------------------------------------------------------------------
+
+_FRAME_CONVOLUTIONS: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
+    "1-1 k1 L1": (1, (1, 1, 1), {}),
+    "3-5 k3 L20": (20, (3, 5, 3), {}),
+    "padding": (20, (3, 20, 3), {"padding": 1}),
+    "L1 padding 1": (1, (3, 5, 3), {"padding": 1}),
+    "L1 padding 5": (1, (3, 4, 3), {"padding": 5}),  # most windows see nothing but zeros
+    "L2 k5 padding 2": (2, (2, 3, 5), {"padding": 2}),
+    "stride 2": (21, (3, 5, 3), {"stride": 2}),
+    "stride 2 padding 1": (33, (3, 5, 3), {"stride": 2, "padding": 1}),
+    "stride 5 k2": (23, (2, 3, 2), {"stride": 5}),
+    "dilation 3": (20, (3, 5, 3), {"dilation": 3}),
+    "dilation 2 padding 4 stride 3": (17, (3, 5, 4), {"dilation": 2, "padding": 4, "stride": 3}),
+    "dilation 4 L1 padding 4": (1, (3, 5, 3), {"dilation": 4, "padding": 4}),
+    "groups 2": (11, (4, 6, 3), {"groups": 2, "padding": 1}),
+    "groups 3 dilation 2": (11, (3, 9, 2), {"groups": 3, "dilation": 2}),
+    "depthwise no bias": (9, (5, 5, 3), {"groups": 5, "bias": False}),
+    "one output 100 taps": (128, (1, 1, 100), {"stride": 7}),
+}
+for _name, (_L, _sizes, _options) in _FRAME_CONVOLUTIONS.items():
+    add(
+        f"FrameConv1d {_name}",
+        on((_sizes[0], _L), functools.partial(s.FrameConv1d, *_sizes, **_options)),
+    )
+
+# Normalisation ------------------------------------------------------------------------------------
+
+for _n in (3, 20, 33, 100):
+    add(f"LayerNorm {_n}", functools.partial(s.LayerNorm, _n))
+add("LayerNorm 1", lambda: s.LayerNorm(1))
+add("LayerNorm two axes", lambda: s.LayerNorm((3, 7)))
+add("LayerNorm rows", on((5, 20), lambda: s.LayerNorm(20)))
+add("LayerNorm rows of two axes", on((2, 3, 7), lambda: s.LayerNorm((3, 7))))
+add("LayerNorm no weights", lambda: s.LayerNorm(20, elementwise_affine=False))
+add("LayerNorm eps", lambda: s.LayerNorm(7, eps=0.1))
+
+for _n in (1, 20, 100):
+    add(f"BatchNorm1d {_n}", functools.partial(s.BatchNorm1d, _n))
+add("BatchNorm1d no weights", lambda: s.BatchNorm1d(7, affine=False, eps=1e-3))
+add("BatchNorm1d channels", on((5, 7), lambda: s.BatchNorm1d(5)))
+add("BatchNorm1d channels of planes", on((3, 2, 7), lambda: s.BatchNorm1d(3)))
+add("BatchNorm1d behind Linear", lambda: Sequential(s.Linear(5, 20), s.BatchNorm1d(20)))
+add(
+    "BatchNorm1d behind Conv1d",
+    lambda: Sequential(s.Conv1d(5, 9, 3, stride=2, bias=False), s.BatchNorm1d(9), s.ReLU()),
+)
+add(
+    "BatchNorm1d behind FrameConv1d",
+    on((3, 11), lambda: s.FrameConv1d(3, 4, 3, padding=1), lambda: s.BatchNorm1d(4, affine=False)),
+)
+
+# Embedding ----------------------------------------------------------------------------------------
+
+add("Embedding 7-1", lambda: s.Embedding(7, 1))
+add("Embedding 50-20", lambda: s.Embedding(50, 20))
+add("Embedding 1-100", lambda: s.Embedding(1, 100))
+
+
+def _embedded(shape: tuple[int, ...]) -> Callable[[], Layer]:
+    def build() -> Layer:
+        ids = Input(shape, dtype="int64")
+        return Model(ids, s.Embedding(11, 5)(ids))
+
+    return build
+
+
+add("Embedding of 4", _embedded((4,)))
+add("Embedding of (2, 3)", _embedded((2, 3)))
+add("Embedding and GRU", lambda: Sequential(s.Embedding(30, 20), s.GRU(20, 9)))
+
+# Moving numbers -----------------------------------------------------------------------------------
+
+add("Reshape", on((4, 5), lambda: s.Reshape((2, 10))))
+add("Reshape and Linear", on(12, lambda: s.Reshape((3, 4)), lambda: s.Linear(4, 5)))
+add("Flatten", on((3, 7), s.Flatten))
+add("Flatten and Tanh", on((3, 7), s.Flatten, s.Tanh))
+add("Slice", on(20, lambda: s.Slice(3, 9)))
+add("Slice to one", on(20, lambda: s.Slice(-1, 20)))
+add("Slice negative", on(20, lambda: s.Slice(-7, -2)))
+add("Slice axis 1", on((4, 9), lambda: s.Slice(2, 5, axis=1)))
+add("Slice last axis negative", on((2, 3, 9), lambda: s.Slice(-4, 9, axis=-1)))
+add("Slice of a slice and ReLU", on(40, lambda: s.Slice(3, 30), lambda: s.Slice(5, 22), s.ReLU))
+add("Transpose", on((4, 7), s.Transpose))
+add("Transpose three axes", on((2, 3, 5), lambda: s.Transpose((2, 0, 1))))
+add("Transpose nothing", on((2, 3), lambda: s.Transpose((0, 1))))
+add("Transpose of one row", on((1, 9), s.Transpose, s.Tanh))
+add("Expand", on((1, 7), lambda: s.Expand((5, 7))))
+add("Expand inner", on((4, 1), lambda: s.Expand((4, 9))))
+add("Expand with a new axis", on(3, lambda: s.Expand((2, 5, 3))))
+add("Expand one number", on(1, lambda: s.Expand((20,))))
+add("Pad", on(7, lambda: s.Pad(2, 3)))
+add("Pad before only", on((2, 5), lambda: s.Pad(4, 0)))
+add("Pad reflect", on(9, lambda: s.Pad(3, 5, mode="reflect")))
+add("Pad reflect rows", on((3, 20), lambda: s.Pad(0, 4, mode="reflect")))
+add("Pad replicate", on((2, 4), lambda: s.Pad(3, 2, mode="replicate")))
+add("Pad one number", on(1, lambda: s.Pad(2, 2, mode="replicate")))
+
+
+def _joined(axis: int, *shapes: tuple[int, ...]) -> Callable[[], Layer]:
+    def build() -> Layer:
+        inputs = [Input(shape) for shape in shapes]
+        return Model(inputs, concat(*inputs, axis=axis))
+
+    return build
+
+
+add("Concat", _joined(0, (3,), (20,), (1,)))
+add("Concat axis 0 of planes", _joined(0, (2, 5), (3, 5)))
+add("Concat axis 1", _joined(1, (4, 3), (4, 7)))
+add("Concat last axis", _joined(-1, (2, 3, 4), (2, 3, 1), (2, 3, 2)))
+
+for _past, _n in ((1, 1), (5, 3), (3, 5), (64, 20), (4, 16)):
+    add(f"Context {_past} before {_n}", on(_n, functools.partial(s.Context, _past)))
+
+# Reductions ---------------------------------------------------------------------------------------
+
+for _kind in (s.Mean, s.Sum, s.Max, s.Min):
+    add(f"{_kind.__name__} to a number", on(7, _kind))
+    for _axis in (0, 1, -1):
+        for _keep in (False, True):
+            add(
+                f"{_kind.__name__} axis {_axis}{' keepdims' if _keep else ''}",
+                on((3, 2, 5), functools.partial(_kind, axis=_axis, keepdims=_keep)),
+            )
+
+# Activations --------------------------------------------------------------------------------------
+
+for _kind in (
+    s.ReLU,
+    s.LeakyReLU,
+    s.ELU,
+    s.SELU,
+    s.Tanh,
+    s.Sigmoid,
+    s.SiLU,
+    s.GELU,
+    s.Softplus,
+    s.LogSigmoid,
+    s.Mish,
+    s.Softsign,
+    s.Hardsigmoid,
+    s.Hardtanh,
+    s.ReLU6,
+    s.Hardswish,
+    s.Exp,
+    s.Abs,
+    s.Square,
+    s.Softmax,
+    s.LogSoftmax,
+):
+    for _n in (1, 3, 100):
+        add(f"{_kind.__name__} {_n}", on(_n, _kind))
+for _n in (1, 20):
+    add(f"Log {_n}", on(_n, s.Log), low=1e-3)
+    add(f"Sqrt {_n}", on(_n, s.Sqrt), low=0.0)
+add("LeakyReLU 0.3", on((2, 7), lambda: s.LeakyReLU(0.3)))
+add("PReLU one weight", on((2, 7), s.PReLU))
+add("PReLU 20", on(20, lambda: s.PReLU(20)))
+add("PReLU channels", on((3, 7), lambda: s.PReLU(3, init=0.1)))
+add("ELU 0.5", on(20, lambda: s.ELU(0.5)))
+add("GELU tanh", on(20, lambda: s.GELU("tanh")))
+add("Hardsigmoid of Keras 2", on(20, lambda: s.Hardsigmoid(0.2, 0.5)))
+add("Hardtanh uneven", on(20, lambda: s.Hardtanh(-2.0, 0.5)))
+for _axis in (0, 1, -2):
+    add(f"Softmax axis {_axis}", on((4, 7), functools.partial(s.Softmax, _axis)))
+add("LogSoftmax axis 0", on((4, 7), lambda: s.LogSoftmax(0)))
+
+# Arithmetic ---------------------------------------------------------------------------------------
+
+
+def _pair(kind: Callable[[], Layer], shape: tuple[int, ...]) -> Callable[[], Layer]:
+    def build() -> Layer:
+        a, b = Input(shape), Input(shape)
+        return Model((a, b), kind()(a, b))
+
+    return build
+
+
+for _kind in (s.Add, s.Sub, s.Mul, s.Div):
+    for _shape in ((1,), (20,), (3, 7), (100,)):
+        add(
+            f"{_kind.__name__} {_shape}",
+            _pair(_kind, _shape),
+            low=0.5 if _kind is s.Div else None,  # a quotient by almost 0 is a matter of its own
+        )
+for _n in (1, 3, 20):
+    add(f"Scale {_n}", on(_n, lambda: s.Scale(-2.5, 0.75)))
+
+# Graphs -------------------------------------------------------------------------------------------
+
+
+def _skip() -> Layer:
+    x = Input(20)
+    a = s.GRUCell(20, 20)(x) + x
+    b = s.Tanh()(s.Linear(20, 20)(a)) + a
+    return Model(x, s.Linear(40, 3)(concat(b, x)))
+
+
+def _rnnoise() -> Layer:
+    """RNNoise's graph in small: two convolutions, three GRUs, all four side by side, two heads."""
+    x = Input(13)
+    value = s.Tanh()(s.Conv1d(13, 12, 3)(x))
+    value = s.Tanh()(s.Conv1d(12, 20, 3)(value))
+    parts = [value]
+    for _ in range(3):
+        parts.append(s.GRUCell(20, 20)(parts[-1]))
+    every = concat(*parts)
+    gains = s.Sigmoid()(s.Linear(80, 9)(every))
+    vad = s.Sigmoid()(s.Linear(80, 1)(every))
+    return Model({"features": x}, {"gains": gains, "vad": vad})
+
+
+def _front_end() -> Layer:
+    """A strided front end, with a GRU that runs at a sixth of the rate."""
+    return Sequential(
+        s.Conv1d(3, 8, 5, stride=2),
+        s.ReLU(),
+        s.Conv1d(8, 20, 3, stride=3),
+        s.BatchNorm1d(20),
+        s.ReLU(),
+        s.GRU(20, 17, num_layers=2),
+        s.Linear(17, 4),
+    )
+
+
+def _spectral() -> Layer:
+    """Silero's shape in small: context, padding, a convolution in the frame, magnitudes, LSTM."""
+    x = Input(32)
+    frame = s.Pad(0, 8, mode="reflect")(s.Context(8)(x))
+    bins = s.FrameConv1d(1, 10, 16, stride=8, bias=False)(s.Reshape((1, 48))(frame))
+    power = s.Sqrt()(s.Square()(bins[:5]) + s.Square()(bins[5:]) + 1e-3)
+    value = s.ReLU()(s.FrameConv1d(5, 9, 3, stride=2, padding=1)(power))
+    value = s.LSTMCell(9, 11)(s.Flatten()(s.Mean(axis=1)(value)))
+    return Model(x, s.Sigmoid()(s.Linear(11, 1)(s.ReLU()(value))))
+
+
+def _two_inputs() -> Layer:
+    x, speaker = Input(10), Input((2, 3))
+    mixed = concat(x, s.Flatten()(speaker))
+    return Model({"x": x, "speaker": speaker}, s.Linear(9, 5)(s.LSTM(16, 9)(mixed)))
+
+
+def _words_and_numbers() -> Layer:
+    ids, x = Input((), dtype="int64"), Input(5)
+    return Model([ids, x], s.GRUCell(8, 7)(concat(s.Embedding(9, 3)(ids), x)))
+
+
+def _nested() -> Layer:
+    y = Input(8)
+    inner = Model(y, s.RNNCell(8, 8)(y) * 0.5 + y)
+    block = Sequential(s.Linear(5, 8), s.ReLU(), inner)
+    return Sequential(block, Sequential(s.GRU(8, 6), s.LayerNorm(6)))
+
+
+def _model_in_front() -> Layer:
+    ids = Input((), dtype="int64")
+    return Sequential(Model(ids, s.Embedding(9, 4)(ids)), s.RNNCell(4, 5))
+
+
+def _shared_cell() -> Layer:
+    """One cell in two places: the weights are shared, each place has a state of its own."""
+    a, b = Input(5), Input(5)
+    cell = s.GRUCell(5, 9, name="twin")
+    return Model((a, b), cell(a) - cell(b))
+
+
+def _shared_unnamed() -> Layer:
+    x = Input(6)
+    layer, cell = s.Linear(6, 6), s.LSTMCell(6, 6)
+    return Model(x, cell(layer(s.Tanh()(cell(layer(x))))))
+
+
+def _outputs() -> Layer:
+    """Outputs that are an input, a view, the same value twice, and planes."""
+    x = Input((4, 5))
+    y = s.Tanh()(x)
+    return Model(
+        x, {"handed_on": x, "row": y[1:2], "again": y, "same": y, "turned": s.Transpose()(y)}
+    )
+
+
+def _broadcast() -> Layer:
+    x = Input((3, 7))
+    row, column = x[:1], s.Mean(axis=1, keepdims=True)(x)
+    return Model(x, (x - column) * row / 2.0 + (1.0 - x) * 0.25)
+
+
+def _two_rates_inside() -> Layer:
+    """Two branches of one rate, reached in different ways."""
+    x = Input(4)
+    a = s.Conv1d(4, 6, 2, stride=6)(x)
+    b = s.Conv1d(6, 6, 2, stride=3)(s.Conv1d(4, 6, 3, stride=2)(x))
+    return Model(x, [s.GRUCell(6, 6)(a) + b, concat(a, b)])
+
+
+def _large_frames() -> Layer:
+    """Frames so large that a block holds few of them."""
+    x = Input(50_000)
+    y = s.Scale(0.5)(x)
+    return Model(x, concat(s.Tanh()(y)[:7], s.Mean(keepdims=True)(y), y[-3:]))
+
+
+def _many_branches() -> Layer:
+    """Values with long and short lives, so that places in scratch are reused in many ways."""
+    x = Input(20)
+    kept = s.Tanh()(x)
+    a = s.Sigmoid()(x)
+    b = s.ReLU()(a) + kept
+    c = concat(a, b)[10:30]
+    d = s.Linear(20, 20)(c) * b
+    e = s.Conv1d(20, 20, 3, groups=20)(d)
+    return Model(x, [s.RNNCell(20, 20)(e) - kept, c, d[:3]])
+
+
+add("skip connections", _skip)
+add("rnnoise", _rnnoise)
+add("strided front end and GRU", _front_end)
+add("spectral front end and LSTM", _spectral)
+add("two inputs", _two_inputs)
+add("indices and numbers", _words_and_numbers)
+add("nested models", _nested)
+add("a model in front", _model_in_front)
+add("a cell in two places", _shared_cell)
+add("layers in two places without names", _shared_unnamed)
+add("outputs of all kinds", _outputs)
+add("broadcasting", _broadcast)
+add("two ways to one rate", _two_rates_inside)
+add("large frames", _large_frames)
+add("many branches", _many_branches)
+add("nothing but an input", lambda: (lambda x: Model(x, x))(Input(5)))
+
+
+def find(name: str) -> Case:
+    """Return the case of this name."""
+    return next(case for case in CASES if case.name == name)
