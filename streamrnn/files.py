@@ -51,6 +51,13 @@ def written_whole(path: Path) -> Any:
             os.unlink(name)
 
 
+def _as_path(path: str | Path) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise FileError(f"expected a path, got {describe(path)}") from None
+
+
 def save(layer: Layer, path: str | Path) -> None:
     """Write a model to a ``.safetensors`` file.
 
@@ -66,7 +73,7 @@ def save(layer: Layer, path: str | Path) -> None:
     FileError
         If the path does not end in ``.safetensors`` or cannot be written.
     """
-    path = Path(path)
+    path = _as_path(path)
     if path.suffix != SUFFIX:
         raise FileError(f"cannot save to {path}: the name must end in {SUFFIX}")
     graph = layer.graph()
@@ -118,7 +125,7 @@ def load(path: str | Path) -> Model:
         If the file is missing, truncated, corrupt, of a newer format, or of another kind; if it
         names an op or an argument that is unknown, or its tensors are not those of its ops.
     """
-    path = Path(path)
+    path = _as_path(path)
     if path.suffix != SUFFIX:
         raise FileError(
             f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}"

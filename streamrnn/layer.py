@@ -29,10 +29,9 @@ class Changes:
     count = 0
 
 
-def _identical(a: list[tuple[Any, Any]], b: list[tuple[Any, Any]]) -> bool:
+def _identical(a: list[Any], b: list[Any]) -> bool:
     """Whether two lists hold the same dictionaries (a change replaces them, never alters them)."""
-    pairs = zip(a, b, strict=False)
-    return len(a) == len(b) and all(x[0] is y[0] and x[1] is y[1] for x, y in pairs)
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
 class Layer:
@@ -62,6 +61,10 @@ class Layer:
             If the number, shape, dtype or rate of the values does not fit.
         """
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes along: not the compiled program nor the own stream."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_program", "_own_stream")}
 
     def input_values(self) -> tuple[Value, ...]:
         """Return inputs that fit this layer.
@@ -139,7 +142,7 @@ class Layer:
         kept: tuple[int, Any, Program] | None = self.__dict__.get("_program")
         if kept is None or kept[0] != Changes.count:
             graph = self.graph()
-            contents = [(node.op.weights, node.op.initial_state) for node in graph.nodes]
+            contents = [content for node in graph.nodes for content in node.op.contents()]
             same = kept is not None and _identical(kept[1], contents)
             program = kept[2] if kept is not None and same else Program(graph)
             kept = self.__dict__["_program"] = (Changes.count, contents, program)
@@ -216,6 +219,8 @@ def check_weights(
     given : mapping of str to array
         What there is.
     """
+    if not isinstance(given, Mapping):
+        return {}, [f"expected a mapping of names to arrays, got {describe(given)}"]
     shapes = {name: op.parameter_shapes()[own] for name, (op, own) in wanted.items()}
     checked: dict[str, Array] = {}
     problems = [f"missing: {n} {shape}" for n, shape in shapes.items() if n not in given]
@@ -359,6 +364,8 @@ class Model(Layer):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"))
+        if not isinstance(metadata, (Mapping, type(None))):
+            raise ConfigError(f"Model: metadata must be a mapping, got {describe(metadata)}")
         self.metadata = dict(metadata or {})
         for key, value in self.metadata.items():
             if not (isinstance(key, str) and isinstance(value, str)):

@@ -116,7 +116,7 @@ class Stream:
     """
 
     def __init__(self, program: Program, on_nonfinite: str = "raise") -> None:
-        if on_nonfinite not in POLICIES:
+        if not isinstance(on_nonfinite, str) or on_nonfinite not in POLICIES:
             raise ConfigError(
                 f"on_nonfinite must be one of {', '.join(POLICIES)}, got {on_nonfinite!r}"
             )

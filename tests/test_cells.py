@@ -339,6 +339,13 @@ def test_seeds_make_weights_reproducible_and_different() -> None:
     ).any()
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", [1, 2]])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    for make in (s.GRUCell, s.LSTM):
+        with pytest.raises(ConfigError, match="`seed`"):
+            make(3, 5, seed=seed).state_dict()
+
+
 @every_cell
 def test_initial_weights_are_uniform_in_torchs_bound(kind: str) -> None:
     bound = 1 / math.sqrt(50)

@@ -176,6 +176,9 @@ def test_notes_that_no_file_can_keep_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StreamrnnError, match="metadata"):
         saved()
+    notes = ["when"]
+    with pytest.raises(StreamrnnError, match="metadata"):
+        saved()
     assert list(tmp_path.iterdir()) == []
 
 

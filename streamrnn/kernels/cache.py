@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -61,6 +62,17 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
+KEPT_FOLDERS = 8
+
+
+def _prune(root: Path) -> None:
+    """Remove the folders of older versions and other CPUs, but for the most recent ones."""
+    with contextlib.suppress(OSError):
+        folders = sorted(root.glob("kernels-*"), key=lambda f: f.stat().st_mtime, reverse=True)
+        for old in folders[KEPT_FOLDERS:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 @functools.cache
 def cache_folder() -> Path:
     """Return the folder of compiled kernels for this source, numba and CPU.
@@ -73,7 +85,10 @@ def cache_folder() -> Path:
     roots = [Path(chosen)] if chosen else [PACKAGE / "__pycache__", _user_cache() / "streamrnn"]
     for root in roots:
         folder = root / f"kernels-{source_stamp()}"
-        if folder.is_dir() or _writable(folder):
+        if folder.is_dir():
+            return folder
+        if _writable(folder):
+            _prune(root)
             return folder
     return Path(tempfile.mkdtemp(prefix="streamrnn-kernels-"))
 

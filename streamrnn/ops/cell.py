@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ConfigError, GraphError
 from ..graph import Shape, Value
 from ..layer import Layer
-from .op import Array, Arrays, Op, uniform
+from .op import Array, Arrays, Op, check_seed, uniform
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -156,6 +156,7 @@ class Stack(Layer):
             raise ConfigError(
                 f"{kind}: `num_layers` must be a positive integer, got {num_layers!r}"
             )
+        check_seed(kind, seed)
         unknown = options.keys() - self.cell.__dataclass_fields__.keys()
         if unknown:
             raise ConfigError(f"{kind}: unknown argument {', '.join(map(repr, sorted(unknown)))}")

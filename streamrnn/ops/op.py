@@ -39,7 +39,6 @@ REGISTRY: dict[str, type[Op]] = {}
 MAX_WEIGHT_BYTES = 1 << 33
 MAX_INT = 1 << 40
 MAX_FLOAT = float(np.finfo(np.float32).max)
-NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class _Rates(Layer):
@@ -99,6 +98,7 @@ class Op(_Rates):
             raise ConfigError(
                 f"{type(self).__name__}: `name` must be a text or None, got {self.name!r}"
             )
+        check_seed(type(self).__name__, self.seed)
         self.check()
 
     # What an op says about itself ------------------------------------------------------------
@@ -186,8 +186,7 @@ class Op(_Rates):
     @property
     def initial_state(self) -> Mapping[str, Array]:
         """States that do not begin at zero, by name; set it to a trained initial state."""
-        kept: Mapping[str, Array] = self.__dict__.setdefault("_initial_state", NOTHING)
-        return kept
+        return MappingProxyType(self.contents()[1])
 
     @initial_state.setter
     def initial_state(self, arrays: Mapping[str, Any]) -> None:
@@ -196,8 +195,12 @@ class Op(_Rates):
             if not np.isfinite(array).all():
                 raise StateError(f"{self!r}: initial state {name!r} must be finite")
             array.flags.writeable = False
-        self.__dict__["_initial_state"] = MappingProxyType(copies)
+        self.__dict__["_initial_state"] = copies
         Changes.count += 1
+
+    def contents(self) -> tuple[Any, dict[str, Array]]:
+        """Return weights and initial states: the very objects, which a change replaces."""
+        return self.weights, self.__dict__.setdefault("_initial_state", {})
 
     def input_values(self) -> tuple[Value, ...]:
         shapes = self.input_shapes()
@@ -244,6 +247,13 @@ class Op(_Rates):
                     f"{type(self).__name__}: `{name}` must be an integer of at least {low}, "
                     f"got {getattr(self, name)}"
                 )
+
+
+def check_seed(who: str, seed: Any) -> None:
+    """Raise ConfigError unless a seed is a non-negative integer or None."""
+    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if seed is not None and not (integer and seed >= 0):
+        raise ConfigError(f"{who}: `seed` must be a non-negative integer or None, got {seed!r}")
 
 
 _WANTED = {
