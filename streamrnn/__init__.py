@@ -54,6 +54,7 @@ from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
 from .ops.norm import BatchNorm1d, LayerNorm
 from .ops.op import Op
+from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Transpose
 from .ops.reduce import Max, Mean, Min, Sum
 from .ops.rnn import RNN, RNNCell
@@ -108,6 +109,7 @@ __all__ = [
     "Op",
     "PReLU",
     "Pad",
+    "Past",
     "RNN",
     "RNNCell",
     "ReLU",

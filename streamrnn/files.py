@@ -82,7 +82,7 @@ def save(layer: Layer, path: str | Path) -> None:
     tensors: dict[str, npt.NDArray[Any]] = {}
     for node in graph.nodes:
         for name, array in {**node.op.weights, **node.op.initial_state}.items():
-            tensors[f"{node.name}.{name}"] = np.ascontiguousarray(array)
+            tensors[node.full(name)] = np.ascontiguousarray(array)
     header = {
         "version": FORMAT_VERSION,
         "inputs": {n: {"shape": v.shape, "dtype": v.dtype} for n, v in graph.inputs.items()},
@@ -96,6 +96,7 @@ def save(layer: Layer, path: str | Path) -> None:
             for node in graph.nodes
         ],
         "outputs": {n: names[id(v)] for n, v in graph.outputs.items()},
+        "feedback": {names[id(past)]: names[id(v)] for past, v in graph.feedback.items()},
         "metadata": getattr(layer, "metadata", {}),
     }
     data = save_tensors(tensors, {"streamrnn": json.dumps(header)})
@@ -169,7 +170,7 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
             f"format {version!r}, this version of streamrnn reads 1 to {FORMAT_VERSION}: "
             f"update streamrnn"
         )
-    _only(header, {"version", "inputs", "ops", "outputs", "metadata"}, "the header")
+    _only(header, {"version", "inputs", "ops", "outputs", "feedback", "metadata"}, "the header")
     values: dict[str, Value] = {}
     for name, spec in header["inputs"].items():
         _only(spec, {"shape", "dtype"}, f"input {name!r}")
@@ -194,7 +195,13 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
     outputs = {
         n: values[v] if v in values else _missing(n, v) for n, v in header["outputs"].items()
     }
-    model = Model(inputs, outputs, header["metadata"])
+    feedback = {
+        values[n] if n in values else _missing("feedback", n): values[v]
+        if v in values
+        else _missing(n, v)
+        for n, v in header["feedback"].items()
+    }
+    model = Model(inputs, outputs, header["metadata"], feedback)
     unread = {spec["name"] for spec in header["ops"]} - {n.name for n in model.graph().nodes}
     if unread:
         raise FileError(f"no output depends on {', '.join(sorted(unread))}")

@@ -179,10 +179,19 @@ class Node:
         """The values that the op reads."""
         return self.value.args
 
+    @property
+    def read_clock(self) -> Clock:
+        """When the values that the op reads are there."""
+        return self.args[0].clock if self.args else self.value.clock
+
     def states(self) -> dict[str, Shape]:
         """Return the op's states, by their name in the model, with their shapes."""
         shapes = self.op.state_shapes(*(a.shape for a in self.args))
-        return {f"{self.name}.{name}": shape for name, shape in shapes.items()}
+        return {self.full(name): shape for name, shape in shapes.items()}
+
+    def full(self, name: str) -> str:
+        """Return the name in the model of a state or weight: ``lstm_0.h``; the op's own for ""."""
+        return f"{self.name}.{name}" if name else self.name
 
 
 def _in_order(outputs: Sequence[Value]) -> Iterator[Value]:
@@ -209,6 +218,8 @@ class Graph:
     ----------
     inputs, outputs : dict of str to Value
         By name.
+    feedback : dict of Value to Value, optional
+        For each value of a ``Past``, the value that it takes in the end of a frame.
 
     Raises
     ------
@@ -219,12 +230,13 @@ class Graph:
 
     inputs: dict[str, Value]
     outputs: dict[str, Value]
+    feedback: dict[Value, Value] = field(default_factory=dict)
     nodes: tuple[Node, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
             raise GraphError("a model needs at least one input and one output")
-        values = list(_in_order(list(self.outputs.values())))
+        values = list(_in_order([*self.outputs.values(), *self.feedback.values()]))
         given = {id(v) for v in self.inputs.values()}
         if len(given) != len(self.inputs):
             raise GraphError("the same value is listed twice among the model's inputs")
@@ -252,6 +264,20 @@ class Graph:
             raise GraphError(f"{both[0]!r} names an input and an output; give one another name")
         made = [v for v in values if v.op is not None]
         object.__setattr__(self, "nodes", _named(made, set(self.inputs)))
+        self._check_feedback(made)
+
+    def _check_feedback(self, made: Sequence[Value]) -> None:
+        pasts = {id(v): v for v in made if not v.args}
+        for past, new in self.feedback.items():
+            if pasts.pop(id(past), None) is None:
+                raise GraphError(f"feedback: {past.op!r} is no Past that the outputs depend on")
+            if (past.shape, past.clock, past.dtype) != (new.shape, new.clock, new.dtype):
+                raise GraphError(
+                    f"feedback: {past.op!r} cannot take a {new.dtype} value of shape {new.shape}, "
+                    f"{new.clock}"
+                )
+        for value in pasts.values():
+            raise GraphError(f"{value.op!r} takes no value: say which in the model's `feedback`")
 
     @property
     def clock(self) -> Clock:
@@ -262,8 +288,8 @@ class Graph:
         """Return the look-ahead of the outputs, in frames of the model's input."""
         delay = {id(v): 0 for v in self.inputs.values()}
         for node in self.nodes:
-            own = node.op.delay_frames * node.args[0].clock.stride
-            delay[id(node.value)] = own + max(delay[id(arg)] for arg in node.args)
+            own = node.op.delay_frames * node.read_clock.stride
+            delay[id(node.value)] = own + max((delay[id(arg)] for arg in node.args), default=0)
         return max(delay[id(v)] for v in self.outputs.values())
 
     def receptive_field_frames(self) -> int | None:
@@ -271,8 +297,8 @@ class Graph:
         field: dict[int, float] = {id(v): 1 for v in self.inputs.values()}
         for node in self.nodes:
             frames = node.op.receptive_field(*(arg.shape for arg in node.args))
-            own = math.inf if frames is None else (frames - 1) * node.args[0].clock.stride
-            field[id(node.value)] = own + max(field[id(arg)] for arg in node.args)
+            own = math.inf if frames is None else (frames - 1) * node.read_clock.stride
+            field[id(node.value)] = own + max((field[id(arg)] for arg in node.args), default=1)
         longest = max(field[id(v)] for v in self.outputs.values())
         return None if longest == math.inf else int(longest)
 

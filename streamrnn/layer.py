@@ -350,6 +350,8 @@ class Model(Layer):
         What comes out (else ``y`` or ``y_0``, …). A stream of a model with several returns a tuple.
     metadata : dict of str to str, optional
         Notes that are kept in the model's file (sample rate, labels, …).
+    feedback : dict of Value to Value, optional
+        For each value of a :class:`Past`, the value that it takes in the end of a frame.
 
     Raises
     ------
@@ -362,8 +364,9 @@ class Model(Layer):
         inputs: Value | Sequence[Value] | Mapping[str, Value],
         outputs: Value | Sequence[Value] | Mapping[str, Value],
         metadata: Mapping[str, str] | None = None,
+        feedback: Mapping[Value, Value] | None = None,
     ) -> None:
-        self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"))
+        self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"), dict(feedback or {}))
         if not isinstance(metadata, (Mapping, type(None))):
             raise ConfigError(f"Model: metadata must be a mapping, got {describe(metadata)}")
         self.metadata = dict(metadata or {})
@@ -377,8 +380,8 @@ class Model(Layer):
 
     def __call__(self, *values: Value) -> Value:
         inputs, outputs = list(self._graph.inputs.values()), list(self._graph.outputs.values())
-        if len(outputs) != 1:
-            raise GraphError("a model with several outputs cannot be used as a layer")
+        if len(outputs) != 1 or self._graph.feedback:
+            raise GraphError("a model with several outputs or feedback cannot be used as a layer")
         wanted, got = [v.shape for v in inputs], [v.shape for v in values]
         if wanted != got:
             raise GraphError(f"{self!r} takes shapes {wanted}, got {got}")

@@ -22,6 +22,8 @@ from .graph import Clock, Graph, Node, Shape, Value
 from .kernels.product import pack
 from .kernels.simd import host
 from .kernels.tape import ROW, Kernel, number
+from .ops.concat import gather
+from .ops.past import retain
 from .rewrite import fold_batch_norm
 
 __all__ = ["Location", "Lowering", "Program", "StateSlot"]
@@ -164,7 +166,7 @@ class Lowering:
     def state(self, name: str) -> int:
         """Return the offset of one of the op's states."""
         assert self._node is not None
-        return self._slots[f"{self._node.name}.{name}"].offset
+        return self._slots[self._node.full(name)].offset
 
     def temporary(self, floats: int, fixed: int = 0, like: Location | None = None) -> Location:
         """Return scratch that only this op uses: `floats` for each frame and `fixed` once."""
@@ -190,7 +192,7 @@ class Lowering:
             if name.endswith("_step") and name not in operands:
                 operands[name] = operands[name.removesuffix("_step")].step
             if name == "T" and name not in operands:
-                operands[name] = self._node.args[0].clock
+                operands[name] = self._node.read_clock
             if kind in ("Frames", "Index"):
                 given = operands[name]
                 operands[name] = given.clock if isinstance(given, Location) else given
@@ -300,7 +302,7 @@ class Program:
         self.index_limits = tuple(_index_limit(graph, v) for v in self.inputs)
         source, result = self._lower(low, lowered)
 
-        self.block = MAX_BLOCK
+        self.block = 1 if graph.feedback else MAX_BLOCK
         while low._arrange(self.block) > SCRATCH_GOAL and self.block > 1:
             self.block //= 2
         self.scratch_size = low._arrange(self.block)
@@ -334,11 +336,13 @@ class Program:
         for node in graph.nodes:
             low._node = node
             where[id(node.value)] = node.op.lower(low, *(where[id(a)] for a in node.args))
+        names = {id(node.value): node.name for node in graph.nodes}
+        for past, new in graph.feedback.items():
+            slot, place = low._slots[names[id(past)]], where[id(new)]
+            low.emit(retain, T=place, x=place, state=slot.offset, n=new.size)
         results = [where[id(v)] for v in graph.outputs.values()]
         result = results[0]
         if len(results) > 1:
-            from .ops.concat import gather
-
             result = low._new(
                 (self.output_size,), _Place(whole(self.output_size, LINE), self.clock)
             )
@@ -361,9 +365,9 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
     state = np.zeros(size, np.float32)
     for node in graph.nodes:
         for name, array in node.op.initial_state.items():
-            slot = slots.get(f"{node.name}.{name}")
+            slot = slots.get(node.full(name))
             if slot is None or slot.shape != array.shape:
-                known = {n: s.shape for n, s in slots.items() if n.startswith(node.name + ".")}
+                known = node.states()
                 raise StateError(
                     f"initial state {name!r} of shape {array.shape} does not fit {node.name}, "
                     f"whose states are {known}"
@@ -373,9 +377,14 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
 
 
 def _fingerprint(graph: Graph) -> str:
-    digest = hashlib.sha256()
+    names = {id(v): name for name, v in graph.inputs.items()}
+    names |= {id(node.value): node.name for node in graph.nodes}
+    kept = [(names[id(past)], names[id(v)]) for past, v in graph.feedback.items()]
+    outputs = [names[id(v)] for v in graph.outputs.values()]
+    digest = hashlib.sha256(f"{[v.shape for v in graph.inputs.values()]} {kept} {outputs}".encode())
     for node in graph.nodes:
-        digest.update(f"{node.name} {type(node.op).__name__} {node.op.config()}".encode())
+        reads = [names[id(a)] for a in node.args]
+        digest.update(f"{node.name} {type(node.op).__name__} {node.op.config()} {reads}".encode())
         for name, array in sorted(node.op.weights.items()):
             digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()[:32]

@@ -49,9 +49,9 @@ class ReferenceStream:
     def state(self) -> dict[str, Array]:
         """The states by their name in the model, float64."""
         return {
-            f"{node}.{name}": array.copy()
-            for node, states in self._states.items()
-            for name, array in states.items()
+            node.full(name): array.copy()
+            for node in self.graph.nodes
+            for name, array in self._states[node.name].items()
         }
 
     def step(self, *xs: Any) -> Any:
@@ -70,6 +70,9 @@ class ReferenceStream:
                 clock = node.value.clock
                 if clock.emitted(now + 1) > clock.emitted(now):
                     made[id(node.value)] = y
+        names = {id(node.value): node.name for node in self.graph.nodes}
+        for past, new in self.graph.feedback.items():
+            self._states[names[id(past)]][""] = made[id(new)]
         self.frames += 1
         outputs = [made.get(id(v)) for v in self.graph.outputs.values()]
         if outputs[0] is None:

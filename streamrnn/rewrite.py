@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 
 __all__ = ["fold_batch_norm"]
 
@@ -17,17 +17,15 @@ def fold_batch_norm(graph: Graph) -> Graph:
     convolution) disappears. The other ops keep their names.
     """
     readers = Counter(id(arg) for node in graph.nodes for arg in node.args)
-    readers.update(id(v) for v in graph.outputs.values())
+    readers.update(id(v) for v in (*graph.outputs.values(), *graph.feedback.values()))
     uses = Counter(id(node.op) for node in graph.nodes)
     new: dict[int, Value] = {id(v): v for v in graph.inputs.values()}
     changed = False
     for node in graph.nodes:
         args = tuple(new[id(a)] for a in node.args)
-        before = node.args[0].op
+        before = node.args[0].op if args else None
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
-        once = readers[id(node.args[0])] == uses[id(before)] == uses[id(node.op)] == 1
-        rank = len(node.args[0].shape)  # the channels of a normalisation are the first axis
-        if norm and linear and before is not None and once and before.channel_axis % rank == 0:
+        if norm and linear and before is not None and _only_once(node, readers, uses):
             op = linear(*norm())
             op.name, op.initial_state = before.name, before.initial_state
             new[id(node.value)] = op(*args[0].args)
@@ -37,4 +35,16 @@ def fold_batch_norm(graph: Graph) -> Graph:
         new[id(value)] = Value(value.shape, value.clock, value.dtype, value.op, args)
     if not changed:
         return graph
-    return Graph(graph.inputs, {name: new[id(v)] for name, v in graph.outputs.items()})
+    return Graph(
+        graph.inputs,
+        {name: new[id(v)] for name, v in graph.outputs.items()},
+        {new[id(past)]: new[id(v)] for past, v in graph.feedback.items()},
+    )
+
+
+def _only_once(node: Node, readers: Counter[int], uses: Counter[int]) -> bool:
+    """Whether nothing else reads what the node reads, and the channels are the same axis."""
+    before = node.args[0].op
+    rank = len(node.args[0].shape)  # the channels of a normalisation are the first axis
+    once = readers[id(node.args[0])] == uses[id(before)] == uses[id(node.op)] == 1
+    return once and before is not None and before.channel_axis % rank == 0

@@ -192,7 +192,7 @@ class Stream:
             y = np.empty(self._out_size, F32) if out is None else out
             try:
                 written = self._advance(self._plan, 1, x, y)
-            except TypeError:
+            except Exception:  # numba has no type for what was given; below is said why
                 written = MISMATCH
             if written == 1:
                 return y

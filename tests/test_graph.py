@@ -110,7 +110,7 @@ def _model_on_another_shape() -> Any:
         (_output_named_as_an_input, "'x' names an input and an output"),
         (_indices_as_output, "output 'y_0' holds indices; outputs must be float32"),
         (_input_twice, "the same value is listed twice"),
-        (_several_outputs_as_a_layer, "several outputs cannot be used as a layer"),
+        (_several_outputs_as_a_layer, "several outputs or feedback cannot be used"),
         (_model_on_another_shape, r"takes shapes \[\(3,\)\], got \[\(4,\)\]"),
         (lambda: Model([], []), "at least one input and one output"),
         (_output_as_an_input, r"input 'x_1' is the output of Tanh\(\), not an Input"),
@@ -778,3 +778,62 @@ def test_no_kernel_writes_beyond_its_buffers() -> None:
         for room in rooms:
             assert (room[:guard] == 1e9).all(), f"{case}: something was written before a buffer"
             assert (room[-guard:] == 1e9).all(), f"{case}: something was written behind a buffer"
+
+
+# Feedback -----------------------------------------------------------------------------------------
+
+
+def _leaky(**options: Any) -> Any:
+    x, h = Input(3), s.Past(3)()
+    return Model(x, h + x, feedback=options.get("feedback", lambda x, h: {h: h + x})(x, h))
+
+
+def test_a_past_value_is_the_one_of_the_frame_before() -> None:
+    model = _leaky(feedback=lambda x, h: {h: x})
+    xs = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert model.run(xs).tolist() == (xs + np.vstack([np.zeros(3), xs[:-1]])).tolist()
+
+
+def test_a_running_sum_by_feedback() -> None:
+    ones = np.ones((40, 3), np.float32)
+    assert _leaky().run(ones)[-1].tolist() == [40.0] * 3
+
+
+def test_a_past_value_may_begin_elsewhere() -> None:
+    x, past = Input(2), s.Past(2, name="memory")
+    past.initial_state = {"": np.array([1.0, 2.0])}
+    h = past()
+    model = Model(x, h + x, feedback={h: x})
+    assert model.step(np.zeros(2, np.float32)).tolist() == [1.0, 2.0]
+    model.state["memory"] = np.array([5, 6], np.float32)
+    assert model.step(np.zeros(2, np.float32)).tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("feedback", "message"),
+    [
+        (lambda x, h: {}, "takes no value: say which in the model's `feedback`"),
+        (lambda x, h: {h: h, x: h}, "is no Past that the outputs depend on"),
+        (lambda x, h: {h: h, s.Past(3)(): h}, "is no Past that the outputs depend on"),
+        (lambda x, h: {h: x[:2]}, r"cannot take a float32 value of shape \(2,\)"),
+        (lambda x, h: {h: s.Conv1d(3, 3, 1, stride=2)(x)}, "every 2 frames"),
+    ],
+)
+def test_feedback_that_cannot_be_is_refused(feedback: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        _leaky(feedback=feedback)
+
+
+def test_a_past_value_reads_nothing_and_a_model_with_feedback_is_no_layer() -> None:
+    with pytest.raises(GraphError, match="reads nothing"):
+        s.Past(3)(Input(3))
+    with pytest.raises(GraphError, match="feedback cannot be used as a layer"):
+        _leaky()(Input(3))
+
+
+def test_models_of_other_wiring_have_other_fingerprints() -> None:
+    def wired(swap: bool) -> Any:
+        a, b = Input(2), Input(2)
+        return Model([a, b], a - b if not swap else b - a).program().fingerprint
+
+    assert wired(False) == wired(False) != wired(True)

@@ -480,6 +480,21 @@ def _broadcast() -> Layer:
     return Model(x, (x - column) * row / 2.0 + (1.0 - x) * 0.25)
 
 
+def _feedback() -> Layer:
+    """A recurrence that is no cell, two values kept, one of which is an input."""
+    x = Input(3)
+    h, before = s.Past(5, name="memory")(), s.Past(3)()
+    new = s.Tanh()(s.Linear(6, 5)(concat(x, before)) + s.Linear(5, 5)(h))
+    return Model(x, s.GRUCell(5, 4)(new), feedback={h: new, before: x})
+
+
+def _feedback_of_planes() -> Layer:
+    x = Input((2, 3))
+    mean = s.Past((2, 3))()
+    kept = mean * 0.9 + x * 0.1
+    return Model(x, x - kept, feedback={mean: kept})
+
+
 def _two_rates_inside() -> Layer:
     """Two branches of one rate, reached in different ways."""
     x = Input(4)
@@ -519,6 +534,8 @@ add("a cell in two places", _shared_cell)
 add("layers in two places without names", _shared_unnamed)
 add("outputs of all kinds", _outputs)
 add("broadcasting", _broadcast)
+add("feedback", _feedback)
+add("feedback of planes", _feedback_of_planes)
 add("two ways to one rate", _two_rates_inside)
 add("large frames", _large_frames)
 add("many branches", _many_branches)

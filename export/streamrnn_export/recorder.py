@@ -60,7 +60,7 @@ class OnnxRecorder:
 
     def frames(self) -> int:
         """Frames in the op's first input."""
-        return self._chunk_frames // self.node.args[0].clock.stride
+        return self._chunk_frames // self.node.read_clock.stride
 
     def shape(self) -> Shape:
         """Shape of one frame of the op's first input."""
@@ -104,7 +104,7 @@ class OnnxRecorder:
 
     def state(self, name: str, batch_axis: int = 0) -> str:
         """Return the op's state as it comes in; see :class:`streamrnn.ops.recorder.Recorder`."""
-        full = f"{self.node.name}.{name}"
+        full = self.node.full(name)
         shape = self.node.states()[full]
         first = () if batch_axis == 0 else shape[:1] if len(shape) > 1 else (1,)
         rest = shape[1:] if batch_axis == 1 and len(shape) > 1 else shape
@@ -113,7 +113,7 @@ class OnnxRecorder:
 
     def next_state(self, name: str, value: str) -> None:
         """Say which value is the state as it goes out."""
-        self.next_states[f"{self.node.name}.{name}"] = value
+        self.next_states[self.node.full(name)] = value
 
     def name_outputs(self, outputs: dict[str, str]) -> None:
         """Give values the names under which the graph returns them."""

@@ -130,16 +130,27 @@ def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
             names[id(node.value)] = node.op.onnx(g, *(names[id(a)] for a in node.args))
         except NotImplementedError:
             raise ExportError(f"{node.name}: {node.op!r} has no form in ONNX") from None
+    _record_feedback(g, graph, names)
     missing = g.states.keys() ^ g.next_states.keys()
     if missing:
         raise ExportError(f"states {', '.join(sorted(missing))} do not both come in and go out")
     return g, {name: names[id(v)] for name, v in graph.outputs.items()}
 
 
+def _record_feedback(g: OnnxRecorder, graph: Graph, names: dict[int, str]) -> None:
+    """Let the value of each ``Past`` go out as the state that comes in next."""
+    if graph.feedback and graph.clock.stride > 1:
+        raise ExportError("a model with feedback whose output is slower than its input has no form")
+    nodes = {id(node.value): node for node in graph.nodes}
+    for past, new in graph.feedback.items():
+        g.begin(nodes[id(past)])
+        g.next_state("", g.op("Squeeze", names[id(new)], g.ints(0)))
+
+
 def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
     """Return what a runtime must know beside the graph: which state feeds which, and its start."""
     initial = {
-        f"{node.name}.{name}": array.reshape(-1).tolist()
+        node.full(name): array.reshape(-1).tolist()
         for node in graph.nodes
         for name, array in node.op.initial_state.items()
     }
