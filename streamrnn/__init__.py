@@ -45,6 +45,7 @@ from .ops.activations import (
 )
 from .ops.arithmetic import Add, Div, Mul, Scale, Sub
 from .ops.concat import Concat, concat
+from .ops.constant import Constant
 from .ops.context import Context
 from .ops.conv1d import Conv1d
 from .ops.embedding import Embedding
@@ -55,7 +56,7 @@ from .ops.lstm import LSTM, LSTMCell
 from .ops.norm import BatchNorm1d, LayerNorm
 from .ops.op import Op
 from .ops.past import Past
-from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Transpose
+from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
 from .ops.reduce import Max, Mean, Min, Sum
 from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
@@ -70,6 +71,7 @@ __all__ = [
     "BatchNorm1d",
     "Concat",
     "ConfigError",
+    "Constant",
     "Context",
     "Conv1d",
     "Div",
@@ -132,6 +134,7 @@ __all__ = [
     "StreamrnnError",
     "Sub",
     "Sum",
+    "Take",
     "Tanh",
     "Transpose",
     "Value",

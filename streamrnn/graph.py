@@ -267,7 +267,7 @@ class Graph:
         self._check_feedback(made)
 
     def _check_feedback(self, made: Sequence[Value]) -> None:
-        pasts = {id(v): v for v in made if not v.args}
+        pasts = {id(v): v for v in made if v.op is not None and v.op.takes_feedback}
         for past, new in self.feedback.items():
             if pasts.pop(id(past), None) is None:
                 raise GraphError(f"feedback: {past.op!r} is no Past that the outputs depend on")

@@ -495,6 +495,11 @@ def _feedback_of_planes() -> Layer:
     return Model(x, x - kept, feedback={mean: kept})
 
 
+def _constant_before_a_stride() -> Layer:
+    x = Input(5)
+    return Model(x, s.Conv1d(5, 2, 3, stride=2)(x - s.Constant(5)()))
+
+
 def _two_rates_inside() -> Layer:
     """Two branches of one rate, reached in different ways."""
     x = Input(4)
@@ -534,6 +539,11 @@ add("a cell in two places", _shared_cell)
 add("layers in two places without names", _shared_unnamed)
 add("outputs of all kinds", _outputs)
 add("broadcasting", _broadcast)
+add("Take", on((4, 5), lambda: s.Take((3, 0, 0, -2))))
+add("Take last axis", on((4, 5), lambda: s.Take((4, 1, -1), -1)))
+add("Take one", on(7, lambda: s.Take((2,))))
+add("Constant", lambda: Model(x := Input((3, 4)), x * s.Constant((3, 4))() + s.Constant((1, 4))()))
+add("Constant before a stride", _constant_before_a_stride)
 add("feedback", _feedback)
 add("feedback of planes", _feedback_of_planes)
 add("two ways to one rate", _two_rates_inside)

@@ -50,6 +50,9 @@ class _Rates(Layer):
     channel_axis: int = 0
     """Axis of an output frame whose channels `scaled` multiplies, for an op that has it."""
 
+    takes_feedback: bool = False
+    """Whether a model has to say, in its `feedback`, what the op's value takes."""
+
     delay_frames: int = 0
     """Frames of the op's input that an output comes later than what it describes."""
 

@@ -60,6 +60,8 @@ class Past(Op):
 
     shape: int | Sequence[int]
 
+    takes_feedback = True
+
     def __call__(self, *values: Value) -> Value:
         if values:
             raise GraphError(f"{self!r} reads nothing; the model's `feedback` says what it takes")

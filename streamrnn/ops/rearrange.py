@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Expand", "Flatten", "Pad", "Reshape", "Slice", "Transpose", "rearranged"]
+__all__ = ["Expand", "Flatten", "Pad", "Reshape", "Slice", "Take", "Transpose", "rearranged"]
 
 ZERO = -1
 """The position of a number that is not in the frame: a zero of the padding."""
@@ -196,6 +196,45 @@ class Slice(_Rearrange):
         axis = checked_axis(self, self.axis, g.shape()) + 2
         bounds = [g.ints(n) for n in (self.start, self.stop, axis)]
         return g.op("Slice", xs[0], *bounds)
+
+
+@dataclass(eq=False)
+class Take(_Rearrange):
+    """Entries of one axis of the frame by their position: ``x[[3, 0, 0]]`` for axis 0.
+
+    Parameters
+    ----------
+    indices : tuple of int
+        Which entries, in which order; negative ones count from the end.
+    axis : int
+        Which axis of the frame.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If there are no indices.
+    """
+
+    indices: Sequence[int]
+    axis: int = 0
+
+    def check(self) -> None:
+        if not self.indices:
+            raise ConfigError("Take: `indices` must name at least one entry")
+
+    def moved(self, frame: Array) -> Array:
+        axis = checked_axis(self, self.axis, frame.shape)
+        length = frame.shape[axis]
+        for index in self.indices:
+            if not -length <= index < length:
+                raise GraphError(f"{self!r}: an axis of {length} entries has no entry {index}")
+        return np.take(frame, self.indices, axis)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        axis = checked_axis(self, self.axis, g.shape()) + 2
+        return g.op("Gather", xs[0], g.ints(*self.indices), axis=axis)
 
 
 @dataclass(eq=False)
