@@ -107,13 +107,17 @@ def save(layer: Layer, path: str | Path) -> None:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load(path: str | Path) -> Model:
-    """Read a model from a ``.safetensors`` file written by :func:`save`.
+def load(path: str | Path, **options: Any) -> Model:
+    """Read a model from a file.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        A ``.safetensors`` file written by :func:`save`, or an ``.onnx`` step graph (which needs the
+        extra ``onnx``).
+    **options
+        For an ONNX file, ``shapes``, ``constants`` and ``states``: see
+        :func:`streamrnn.importers.onnx_graph.load_onnx`.
 
     Returns
     -------
@@ -127,6 +131,10 @@ def load(path: str | Path) -> Model:
         names an op or an argument that is unknown, or its tensors are not those of its ops.
     """
     path = _as_path(path)
+    if path.suffix == ".onnx":
+        return _load_onnx(path, options)
+    if options:
+        raise FileError(f"{path}: a {SUFFIX} file takes no options, got {', '.join(options)}")
     if path.suffix != SUFFIX:
         raise FileError(
             f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}"
@@ -161,6 +169,17 @@ def load(path: str | Path) -> Model:
     ) as error:
         said = str(error) if isinstance(error, StreamrnnError) else f"damaged header: {error!r}"
         raise FileError(f"{path}: {said}") from None
+
+
+def _load_onnx(path: Path, options: Mapping[str, Any]) -> Model:
+    try:
+        from .importers.onnx_graph import load_onnx
+    except ImportError:
+        raise FileError(f"{path}: reading ONNX needs onnx: pip install streamrnn[onnx]") from None
+    unknown = options.keys() - {"shapes", "constants", "states"}
+    if unknown:
+        raise FileError(f"{path}: unknown option {', '.join(sorted(unknown))}")
+    return load_onnx(path, **options)
 
 
 def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:

@@ -337,6 +337,7 @@ for _kind in (
     s.Hardtanh,
     s.ReLU6,
     s.Hardswish,
+    s.Erf,
     s.Exp,
     s.Abs,
     s.Square,

@@ -39,6 +39,7 @@ __all__ = [
     "GELU",
     "SELU",
     "Abs",
+    "Erf",
     "Exp",
     "Hardsigmoid",
     "Hardswish",
@@ -149,6 +150,11 @@ def exp(x: Vector) -> Vector:
 @elementwise
 def log(x: Vector) -> Vector:
     return f.log(x)
+
+
+@elementwise
+def erf(x: Vector) -> Vector:
+    return f.erf(x)
 
 
 @elementwise
@@ -509,6 +515,15 @@ class Log(_Activation):
 
     def formula(self, x: Array) -> Any:
         return np.log(x)
+
+
+class Erf(_Activation):
+    """Error function."""
+
+    kernel = erf
+
+    def formula(self, x: Array) -> Any:
+        return np.vectorize(math.erf, otypes=[float])(x)
 
 
 class Sqrt(_Activation):

@@ -1,0 +1,407 @@
+"""ONNX step graphs: a graph that takes one frame and its states, read as a streaming model.
+
+The graph is *run once with symbols*: every tensor is either known (an initializer, or computed from
+known ones by ONNX's reference evaluator) or a symbolic value of ours with a fixed shape. Shapes,
+conditions and indices are therefore plain numbers by the time an operator needs them, and an ``If``
+is its branch. A state input becomes a ``Past``, which takes the state output that belongs to it.
+
+What an operator means is said in ``onnx_ops.py``. Nothing is executed, no memory is taken before
+its size has been checked, and what is not known is an error that names the node.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ..errors import FileError, StreamrnnError
+from ..graph import MAX_FRAME, Shape, Value, describe
+from ..layer import Model
+from ..ops.past import Past
+from ..ops.rearrange import Reshape
+from .onnx_ops import OPERATORS, Known, Tensor, Unsupported
+
+__all__ = ["load_onnx", "state_pairs"]
+
+MAX_FILE_BYTES = 1 << 31
+MAX_DEPTH = 16
+"""Nesting of ``If``."""
+
+
+def load_onnx(
+    path: Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+) -> Model:
+    """Read an ONNX step graph as a model that keeps its state.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    shapes : mapping of str to tuple of int, optional
+        Shapes of inputs that the file leaves open; open batch axes are 1 unless given.
+    constants : mapping of str to array, optional
+        Inputs that never change, such as a sample rate, and what they are.
+    states : mapping of str to str, optional
+        Which output feeds which input (``{"state": "stateN"}``), where names and shapes do not say.
+
+    Returns
+    -------
+    Model
+        Its frames have the shapes of the graph's inputs without leading axes of size 1.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read as ONNX, or holds what is not supported: the message names the
+        node and the reason.
+    """
+    proto = _parsed(path)
+    try:
+        return _Reader(proto, shapes or {}, constants or {}).model(states)
+    except Unsupported as reason:
+        raise FileError(f"{path}: {reason}") from None
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
+    except (StreamrnnError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+        raise FileError(f"{path}: the graph is damaged or not supported: {error!r}") from None
+
+
+def _parsed(path: Path) -> ModelProto:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
+        proto = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from None
+    except FileError:
+        raise
+    except Exception as error:  # protobuf's errors have no public base
+        raise FileError(f"{path}: not an ONNX file, or a damaged one: {error}") from None
+    if not proto.graph.node or not proto.graph.output:
+        raise FileError(f"{path}: not an ONNX file, or one without a graph")
+    return proto
+
+
+class _Reader:
+    """The graph, run once with symbols."""
+
+    def __init__(
+        self, proto: ModelProto, shapes: Mapping[str, Sequence[int]], constants: Mapping[str, Any]
+    ) -> None:
+        self.proto = proto
+        self.opset = max(
+            (o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0
+        )
+        if not 9 <= self.opset <= onnx.defs.onnx_opset_version():
+            raise FileError(
+                f"operator set {self.opset}; supported are 9 to {onnx.defs.onnx_opset_version()}"
+            )
+        initial = {t.name for t in proto.graph.initializer}
+        inputs = {v.name: v for v in proto.graph.input if v.name not in initial}
+        for name in (*shapes, *constants):
+            if name not in inputs:
+                raise FileError(f"no input is called {name!r}; there are {', '.join(inputs)}")
+        self.constants = {n: np.asarray(a) for n, a in constants.items()}
+        self.shapes = {
+            name: _input_shape(value, shapes.get(name))
+            for name, value in inputs.items()
+            if name not in constants
+        }
+        self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
+
+    def model(self, states: Mapping[str, str] | None) -> Model:
+        """Return the graph as a model."""
+        graph = self.proto.graph
+        pairs = state_pairs(self.proto, self.shapes) if states is None else dict(states)
+        self._check_pairs(pairs)
+        begins = {
+            s["input"]: s["initial"]
+            for s in _own_states(self.proto)
+            if isinstance(s["initial"], list)
+        }
+        values: dict[str, Tensor] = dict(self.constants)
+        inputs: dict[str, Value] = {}
+        pasts: dict[str, Value] = {}
+        for name, shape in self.shapes.items():
+            if self.dtypes[name] != TensorProto.FLOAT:
+                kind = TensorProto.DataType.Name(self.dtypes[name])
+                raise Unsupported(
+                    f"input {name!r} is {kind}: say what it is with constants={{{name!r}: …}}"
+                )
+            if name in pairs:
+                past = Past(shape, name=_tidy(name))
+                if name in begins:
+                    past.initial_state = {"": np.reshape(np.float32(begins[name]), shape)}
+                values[name] = pasts[name] = past()
+            else:
+                inputs[name] = Value(_without_leading_ones(shape))
+                values[name] = Reshape(shape)(inputs[name])
+        self._run(graph, values, 0)
+        outputs = {}
+        for output in graph.output:
+            value = _made(values, output.name, "an output")
+            if output.name in pairs.values():
+                continue
+            if not isinstance(value, Value):
+                raise Unsupported(f"output {output.name!r} does not depend on any input")
+            outputs[output.name] = Reshape(_without_leading_ones(value.shape))(value)
+        feedback = {}
+        for past_name, new_name in pairs.items():
+            new = _made(values, new_name, "a state")
+            if not isinstance(new, Value) or new.shape != pasts[past_name].shape:
+                raise Unsupported(
+                    f"state output {new_name!r} does not fit state input {past_name!r} "
+                    f"{pasts[past_name].shape}: {describe(new)}"
+                )
+            feedback[pasts[past_name]] = new
+        notes = {p.key: p.value for p in self.proto.metadata_props if p.key != "streamrnn"}
+        return Model(inputs, outputs, notes, feedback)
+
+    def _check_pairs(self, pairs: Mapping[str, str]) -> None:
+        names = {o.name for o in self.proto.graph.output}
+        for new, old in ((v, k) for k, v in pairs.items()):
+            if old not in self.shapes or new not in names:
+                raise FileError(f"states: there is no input {old!r} with an output {new!r}")
+        if len(set(pairs.values())) < len(pairs):
+            raise FileError(f"states: one output feeds two inputs: {dict(pairs)}")
+
+    def _run(self, graph: GraphProto, values: dict[str, Tensor], depth: int) -> None:
+        """Run the nodes of a graph; `values` gains what they make."""
+        if depth > MAX_DEPTH:
+            raise Unsupported(f"conditions are nested more than {MAX_DEPTH} deep")
+        for tensor in graph.initializer:
+            values[tensor.name] = _known(tensor)
+        for i, node in enumerate(graph.node):
+            who = f"node {node.name or i} ({node.op_type})"
+            try:
+                self._node(node, values, depth)
+            except Unsupported as reason:
+                raise Unsupported(f"{who}: {reason}") from None
+            except StreamrnnError as error:
+                raise Unsupported(f"{who}: {error}") from None
+
+    def _node(self, node: NodeProto, values: dict[str, Tensor], depth: int) -> None:
+        if node.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"operators of the domain {node.domain!r} are not supported")
+        args = [_made(values, name, "it") if name else None for name in node.input]
+        if node.op_type == "If":
+            outputs = self._branch(node, args, values, depth)
+        elif node.op_type == "Constant":
+            outputs = [_attribute_constant(node)]
+        elif all(not isinstance(a, Value) for a in args) and args:
+            outputs = self._evaluated(node, args)
+        elif node.op_type in ("Shape", "Size"):
+            outputs = [_measured(node, args[0])]
+        elif node.op_type in OPERATORS:
+            attributes = Known(
+                {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}, self.opset
+            )
+            made = OPERATORS[node.op_type](attributes, len(node.output), *args)
+            attributes.all_used()
+            outputs = list(made) if isinstance(made, tuple) else [made]
+        else:
+            raise Unsupported("this operator is not supported")
+        for name, value in zip(node.output, outputs, strict=False):
+            if name:
+                values[name] = value
+
+    def _branch(
+        self, node: NodeProto, args: list[Any], values: dict[str, Tensor], depth: int
+    ) -> list[Tensor]:
+        condition = args[0]
+        if isinstance(condition, Value):
+            raise Unsupported("the condition depends on the frame; only fixed ones are supported")
+        name = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
+        branch: GraphProto = next(a.g for a in node.attribute if a.name == name)
+        inner = dict(values)
+        self._run(branch, inner, depth + 1)
+        return [_made(inner, output.name, name) for output in branch.output]
+
+    def _evaluated(self, node: NodeProto, args: list[Any]) -> list[Tensor]:
+        """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
+        _check_size(node, args)
+        feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
+        clean = onnx.helper.make_graph([node], "one", [], [])
+        clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
+        clean.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n)
+        model = onnx.helper.make_model(
+            clean, opset_imports=[onnx.helper.make_opsetid("", self.opset)]
+        )
+        try:
+            results = ReferenceEvaluator(model).run(None, feeds)
+        except Exception as error:  # whatever the evaluator meets in a foreign graph
+            raise Unsupported(f"cannot be computed: {error}") from None
+        found = dict(zip((n for n in node.output if n), results, strict=True))
+        return [found.get(n, np.zeros(0, np.float32)) for n in node.output]
+
+
+def _input_shape(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> Shape:
+    """Return the shape of an input: as given, else the file's with open leading axes as 1."""
+    dims = value.type.tensor_type.shape.dim
+    if given is not None:
+        shape = tuple(int(d) for d in given)
+        fits = len(shape) == len(dims) and all(
+            not d.HasField("dim_value") or d.dim_value == s
+            for d, s in zip(dims, shape, strict=True)
+        )
+        if not fits or any(d < 1 for d in shape):
+            raise FileError(f"input {value.name!r} cannot have the shape {shape}")
+        return shape
+    fixed = []
+    for dim in dims:
+        batch = "batch" in dim.dim_param.lower() or dim.dim_param in ("N", "B", "b", "n")
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            fixed.append(dim.dim_value)
+        elif batch:
+            fixed.append(1)
+        else:
+            shown = [d.dim_param or d.dim_value or "?" for d in dims]
+            raise FileError(
+                f"input {value.name!r} has the open shape {shown}: say which with "
+                f"shapes={{{value.name!r}: (…)}}"
+            )
+    return tuple(fixed)
+
+
+def _known(tensor: TensorProto) -> npt.NDArray[Any]:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise Unsupported(f"initializer {tensor.name!r} lies in another file; not supported")
+    if math.prod(tensor.dims) > MAX_FILE_BYTES:
+        raise Unsupported(f"initializer {tensor.name!r} {list(tensor.dims)} is too large")
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:  # a damaged tensor fails in many ways
+        raise Unsupported(f"initializer {tensor.name!r} is damaged: {error}") from None
+
+
+def _attribute_constant(node: NodeProto) -> npt.NDArray[Any]:
+    if len(node.attribute) != 1:
+        raise Unsupported("expects exactly one attribute")
+    attribute = node.attribute[0]
+    if attribute.type == AttributeProto.TENSOR:
+        return _known(attribute.t)
+    kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
+    kinds |= {"value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in kinds:
+        raise Unsupported(f"attribute {attribute.name!r} is not supported")
+    return np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name])
+
+
+def _measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
+    limits = {a.name: a.i for a in node.attribute}
+    if node.op_type == "Size":
+        return np.array(value.size, np.int64)
+    return np.array(value.shape[limits.get("start", 0) : limits.get("end")], np.int64)
+
+
+def _check_size(node: NodeProto, args: list[Any]) -> None:
+    """Refuse operators that make much out of little before they do."""
+    if node.op_type in ("ConstantOfShape", "RandomNormal", "RandomUniform"):
+        size = math.prod(int(d) for d in np.asarray(args[0]).reshape(-1))
+    elif node.op_type in ("Expand", "Tile") and len(args) > 1:
+        size = max(np.asarray(args[0]).size, 1) * math.prod(int(d) for d in np.asarray(args[1]))
+    elif node.op_type == "Range" and len(args) == 3:
+        first, last, step = (float(np.asarray(a)) for a in args)
+        size = int(abs(last - first) / max(abs(step), 1e-30))
+    elif node.op_type in ("Pad", "Resize", "Upsample", "OneHot", "EyeLike", "Loop", "Scan"):
+        raise Unsupported("with constant inputs it is not supported")
+    else:
+        return
+    if not 0 <= size <= MAX_FRAME:
+        raise Unsupported(f"would make {size} numbers")
+
+
+def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
+    if name not in values:
+        raise Unsupported(f"{who} reads {name!r}, which nothing before it makes")
+    return values[name]
+
+
+def _without_leading_ones(shape: Shape) -> Shape:
+    first = next((i for i, d in enumerate(shape) if d > 1), max(len(shape) - 1, 0))
+    return shape[first:]
+
+
+def _tidy(name: str) -> str:
+    """Return the state's name without its ``_in``: ``lstm_0.h`` of ``lstm_0.h_in``."""
+    return name.removesuffix("_in") or name
+
+
+# Which output feeds which input -----------------------------------------------------------------
+
+_MARKS = re.compile(r"^(past|present|prev|next|new|in|out|init|final)_|_?(in|out|new|next|prev|n)$")
+
+
+def _base(name: str) -> str:
+    """Return a name without what says that it comes in or goes out: ``h`` of ``h_in``, ``hn``."""
+    before = ""
+    while before != name:
+        before, name = name, _MARKS.sub("", name) or name
+    return name.lower().removesuffix("n") if name.endswith("N") else name.lower()
+
+
+def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return which state output feeds which state input.
+
+    In this order: as the metadata of our own exports says; inputs and outputs whose names differ
+    only in what marks them as in and out (``h`` and ``hn``, ``state`` and ``stateN``, ``*_in`` and
+    ``*_out``, ``past_*`` and ``present_*``); of the rest, but the first of each, an input and an
+    output that are alone with their shape.
+    """
+    outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
+    own = _own_states(proto)
+    if own:
+        return {s["input"]: s["output"] for s in own}
+    pairs = {}
+    for name, shape in shapes.items():
+        same = [
+            o for o, dims in outputs.items() if _base(o) == _base(name) and _may_be(dims, shape)
+        ]
+        if len(same) == 1:
+            pairs[name] = same[0]
+    rest_in = [n for n in list(shapes)[1:] if n not in pairs]
+    rest_out = [o for o in list(outputs)[1:] if o not in pairs.values()]
+    for name in rest_in:
+        fit = [o for o in rest_out if _may_be(outputs[o], shapes[name])]
+        rivals = [n for n in rest_in if shapes[n] == shapes[name]]
+        if len(fit) == 1 and len(rivals) == 1:
+            pairs[name] = fit[0]
+        elif fit:
+            raise FileError(
+                f"inputs {', '.join(rivals)} may be fed by any of the outputs {', '.join(fit)}: "
+                f"say which with states={{{name!r}: …}}"
+            )
+    return pairs
+
+
+def _own_states(proto: ModelProto) -> list[dict[str, Any]]:
+    """Return the states as the metadata of our own exports describes them."""
+    for prop in proto.metadata_props:
+        if prop.key == "streamrnn":
+            return list(json.loads(prop.value)["states"])
+    return []
+
+
+def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None]:
+    return [
+        d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
+    ]
+
+
+def _may_be(dims: list[int | None], shape: Shape) -> bool:
+    """Whether an output of these dimensions (None is open) may have this shape."""
+    pairs = zip(dims, shape, strict=False)
+    return len(dims) == len(shape) and all(d is None or d == s or s == 1 for d, s in pairs)
