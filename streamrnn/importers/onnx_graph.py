@@ -144,7 +144,7 @@ class _Reader:
             if name in pairs:
                 past = Past(shape, name=_tidy(name))
                 if name in begins:
-                    past.initial_state = {"": np.reshape(np.float32(begins[name]), shape)}
+                    past.initial_state = {"": np.array(begins[name], np.float32).reshape(shape)}
                 values[name] = pasts[name] = past()
             else:
                 inputs[name] = Value(_without_leading_ones(shape))

