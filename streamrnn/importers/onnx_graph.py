@@ -1,9 +1,13 @@
-"""ONNX step graphs: a graph that takes one frame and its states, read as a streaming model.
+"""ONNX graphs read as streaming models: a step with its states, or a whole sequence.
 
 The graph is *run once with symbols*: every tensor is either known (an initializer, or computed from
 known ones by ONNX's reference evaluator) or a symbolic value of ours with a fixed shape. Shapes,
 conditions and indices are therefore plain numbers by the time an operator needs them, and an ``If``
 is its branch. A state input becomes a ``Past``, which takes the state output that belongs to it.
+
+A graph over sequences, whose time axis is open, is read for a single frame; its recurrent nodes
+become cells that keep their state. That this is the same function is not taken for granted: the
+model is held against the whole graph in onnxruntime, on a random sequence.
 
 What an operator means is said in ``onnx_ops.py``. Nothing is executed, no memory is taken before
 its size has been checked, and what is not known is an error that names the node.
@@ -36,6 +40,93 @@ __all__ = ["load_onnx", "state_pairs"]
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
 """Nesting of ``If``."""
+MAX_COMPUTED = 2 * MAX_FRAME
+"""Most numbers of all that is computed from constants, together."""
+BROADCAST = frozenset(
+    [
+        "Add",
+        "And",
+        "CastLike",
+        "Div",
+        "Equal",
+        "Expand",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "PRelu",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ]
+)
+COMPUTED = BROADCAST | frozenset(
+    [
+        "Abs",
+        "ArgMax",
+        "ArgMin",
+        "Cast",
+        "Ceil",
+        "Clip",
+        "Concat",
+        "ConstantOfShape",
+        "Cos",
+        "CumSum",
+        "DequantizeLinear",
+        "Dropout",
+        "Erf",
+        "Exp",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "Gemm",
+        "Identity",
+        "IsNaN",
+        "Log",
+        "MatMul",
+        "Neg",
+        "NonZero",
+        "Not",
+        "QuantizeLinear",
+        "Range",
+        "Reciprocal",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Round",
+        "ScatterElements",
+        "ScatterND",
+        "Shape",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Size",
+        "Slice",
+        "Softmax",
+        "Softplus",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Tanh",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
+"""What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
 def load_onnx(
@@ -44,14 +135,15 @@ def load_onnx(
     constants: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
 ) -> Model:
-    """Read an ONNX step graph as a model that keeps its state.
+    """Read an ONNX graph, of one step or over sequences, as a model that keeps its state.
 
     Parameters
     ----------
     path : Path
         The file.
     shapes : mapping of str to tuple of int, optional
-        Shapes of inputs that the file leaves open; open batch axes are 1 unless given.
+        Shapes of inputs that the file leaves open. Unless given, open batch axes are 1, and another
+        open axis is time: the model takes one frame of it.
     constants : mapping of str to array, optional
         Inputs that never change, such as a sample rate, and what they are.
     states : mapping of str to str, optional
@@ -70,12 +162,16 @@ def load_onnx(
     """
     proto = _parsed(path)
     try:
-        return _Reader(proto, shapes or {}, constants or {}).model(states)
+        reader = _Reader(proto, shapes or {}, constants or {})
+        model = reader.model(states)
+        if reader.sequence:
+            _check_sequence(path, reader, model)
+        return model
     except Unsupported as reason:
         raise FileError(f"{path}: {reason}") from None
-    except FileError as error:
+    except StreamrnnError as error:
         raise FileError(f"{path}: {error}") from None
-    except (StreamrnnError, ValueError, TypeError, KeyError, IndexError, MemoryError) as error:
+    except Exception as error:  # a foreign file is wrong in more ways than can be listed
         raise FileError(f"{path}: the graph is damaged or not supported: {error!r}") from None
 
 
@@ -101,7 +197,9 @@ class _Reader:
     def __init__(
         self, proto: ModelProto, shapes: Mapping[str, Sequence[int]], constants: Mapping[str, Any]
     ) -> None:
+        _check_stored(proto.graph)
         self.proto = proto
+        self.computed = 0
         self.opset = max(
             (o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0
         )
@@ -115,12 +213,19 @@ class _Reader:
             if name not in inputs:
                 raise FileError(f"no input is called {name!r}; there are {', '.join(inputs)}")
         self.constants = {n: np.asarray(a) for n, a in constants.items()}
-        self.shapes = {
-            name: _input_shape(value, shapes.get(name))
-            for name, value in inputs.items()
-            if name not in constants
-        }
+        self.shapes: dict[str, Shape] = {}
+        self.time_axes: dict[str, int] = {}
+        for name, value in inputs.items():
+            if name not in constants:
+                self.shapes[name], time = _input_shape(value, shapes.get(name))
+                if time is not None:
+                    self.time_axes[name] = time
         self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
+
+    @property
+    def sequence(self) -> bool:
+        """Whether the graph runs over sequences, of which one frame is read."""
+        return bool(self.time_axes)
 
     def model(self, states: Mapping[str, str] | None) -> Model:
         """Return the graph as a model."""
@@ -136,10 +241,12 @@ class _Reader:
         inputs: dict[str, Value] = {}
         pasts: dict[str, Value] = {}
         for name, shape in self.shapes.items():
-            if self.dtypes[name] != TensorProto.FLOAT:
+            indices = self.dtypes[name] in (TensorProto.INT64, TensorProto.INT32)
+            if self.dtypes[name] != TensorProto.FLOAT and (name in pairs or not indices):
                 kind = TensorProto.DataType.Name(self.dtypes[name])
                 raise Unsupported(
-                    f"input {name!r} is {kind}: say what it is with constants={{{name!r}: …}}"
+                    f"input {name!r} is {kind}, frames and states are float32; if it never "
+                    f"changes, say what it is with constants={{{name!r}: …}}"
                 )
             if name in pairs:
                 past = Past(shape, name=_tidy(name))
@@ -147,7 +254,8 @@ class _Reader:
                     past.initial_state = {"": np.array(begins[name], np.float32).reshape(shape)}
                 values[name] = pasts[name] = past()
             else:
-                inputs[name] = Value(_without_leading_ones(shape))
+                dtype = "int64" if indices else "float32"
+                inputs[name] = Value(_without_leading_ones(shape), dtype=dtype)
                 values[name] = Reshape(shape)(inputs[name])
         self._run(graph, values, 0)
         outputs = {}
@@ -184,6 +292,7 @@ class _Reader:
             raise Unsupported(f"conditions are nested more than {MAX_DEPTH} deep")
         for tensor in graph.initializer:
             values[tensor.name] = _known(tensor)
+        made: set[str] = set()
         for i, node in enumerate(graph.node):
             who = f"node {node.name or i} ({node.op_type})"
             try:
@@ -192,6 +301,12 @@ class _Reader:
                 raise Unsupported(f"{who}: {reason}") from None
             except StreamrnnError as error:
                 raise Unsupported(f"{who}: {error}") from None
+            except Exception as error:  # the node lacks something, or it is of another kind
+                raise Unsupported(f"{who}: cannot be read: {error!r}") from None
+            again = made.intersection(n for n in node.output if n)
+            if again:
+                raise Unsupported(f"{who}: makes {min(again)!r}, which a node before it makes")
+            made.update(node.output)
 
     def _node(self, node: NodeProto, values: dict[str, Tensor], depth: int) -> None:
         if node.domain not in ("", "ai.onnx"):
@@ -206,9 +321,8 @@ class _Reader:
         elif node.op_type in ("Shape", "Size"):
             outputs = [_measured(node, args[0])]
         elif node.op_type in OPERATORS:
-            attributes = Known(
-                {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}, self.opset
-            )
+            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            attributes = Known(given, self.opset, self.sequence)
             made = OPERATORS[node.op_type](attributes, len(node.output), *args)
             attributes.all_used()
             outputs = list(made) if isinstance(made, tuple) else [made]
@@ -232,7 +346,12 @@ class _Reader:
 
     def _evaluated(self, node: NodeProto, args: list[Any]) -> list[Tensor]:
         """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
-        _check_size(node, args)
+        if node.op_type not in COMPUTED:
+            raise Unsupported("with constant inputs this operator is not supported")
+        size = _computed_size(node, args)
+        self.computed += size
+        if size < 0 or size > MAX_FRAME or self.computed > MAX_COMPUTED:
+            raise Unsupported(f"would make {size} numbers, which are too many")
         feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
         clean = onnx.helper.make_graph([node], "one", [], [])
         clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
@@ -241,46 +360,106 @@ class _Reader:
             clean, opset_imports=[onnx.helper.make_opsetid("", self.opset)]
         )
         try:
-            results = ReferenceEvaluator(model).run(None, feeds)
+            with np.errstate(all="ignore"):
+                results = ReferenceEvaluator(model).run(None, feeds)
         except Exception as error:  # whatever the evaluator meets in a foreign graph
             raise Unsupported(f"cannot be computed: {error}") from None
         found = dict(zip((n for n in node.output if n), results, strict=True))
         return [found.get(n, np.zeros(0, np.float32)) for n in node.output]
 
 
-def _input_shape(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> Shape:
-    """Return the shape of an input: as given, else the file's with open leading axes as 1."""
+def _input_shape(
+    value: onnx.ValueInfoProto, given: Sequence[int] | None
+) -> tuple[Shape, int | None]:
+    """Return the shape of an input, open axes as 1, and which of them is time."""
     dims = value.type.tensor_type.shape.dim
+    unsaid = not value.type.tensor_type.HasField("shape")
+    open_axes = [i for i, d in enumerate(dims) if not (d.HasField("dim_value") and d.dim_value > 0)]
     if given is not None:
         shape = tuple(int(d) for d in given)
-        fits = len(shape) == len(dims) and all(
-            not d.HasField("dim_value") or d.dim_value == s
-            for d, s in zip(dims, shape, strict=True)
-        )
-        if not fits or any(d < 1 for d in shape):
+        fits = unsaid or len(shape) == len(dims)
+        fits = fits and all(i in open_axes or d.dim_value == shape[i] for i, d in enumerate(dims))
+        if not fits or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
             raise FileError(f"input {value.name!r} cannot have the shape {shape}")
-        return shape
-    fixed = []
-    for dim in dims:
-        batch = "batch" in dim.dim_param.lower() or dim.dim_param in ("N", "B", "b", "n")
-        if dim.HasField("dim_value") and dim.dim_value > 0:
-            fixed.append(dim.dim_value)
-        elif batch:
-            fixed.append(1)
+        return shape, None
+    time = [i for i in open_axes if not _is_batch(dims[i].dim_param)]
+    if unsaid or len(time) > 1 or any(not dims[i].dim_param for i in time):
+        shown = "?" if unsaid else [d.dim_param or d.dim_value or "?" for d in dims]
+        raise FileError(
+            f"input {value.name!r} has the open shape {shown}: say which with "
+            f"shapes={{{value.name!r}: (…)}}"
+        )
+    shape = tuple(1 if i in open_axes else d.dim_value for i, d in enumerate(dims))
+    if math.prod(shape) > MAX_FRAME:
+        raise FileError(f"input {value.name!r} {shape} holds more than {MAX_FRAME} numbers")
+    return shape, time[0] if time else None
+
+
+def _is_batch(name: str) -> bool:
+    return "batch" in name.lower() or name in ("N", "B", "b", "n")
+
+
+# Sequences ---------------------------------------------------------------------------------------
+
+CHECKED_FRAMES = 9
+
+
+def _check_sequence(path: Path, reader: _Reader, model: Model) -> None:
+    """Raise Unsupported unless frame by frame gives what the graph gives for a whole sequence."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise Unsupported(
+            "a graph over sequences is checked in onnxruntime: pip install streamrnn[onnx]"
+        ) from None
+    rng = np.random.default_rng(0)
+    program = model.program()
+    limits = dict(zip(program.graph.inputs, program.index_limits, strict=True))
+    feeds = dict(reader.constants)
+    for name, shape in reader.shapes.items():
+        state = name not in model.graph().inputs
+        axis = reader.time_axes.get(name)
+        whole = shape if axis is None else (*shape[:axis], CHECKED_FRAMES, *shape[axis + 1 :])
+        if limits.get(name):
+            kind = onnx.helper.tensor_dtype_to_np_dtype(reader.dtypes[name])
+            feeds[name] = rng.integers(0, limits[name], whole).astype(kind)
         else:
-            shown = [d.dim_param or d.dim_value or "?" for d in dims]
-            raise FileError(
-                f"input {value.name!r} has the open shape {shown}: say which with "
-                f"shapes={{{value.name!r}: (…)}}"
+            noise = rng.standard_normal(whole).astype(np.float32)
+            feeds[name] = np.zeros(shape, np.float32) if state else noise
+    frames = tuple(
+        np.ascontiguousarray(np.moveaxis(feeds[n], reader.time_axes[n], 0)).reshape(-1, *v.shape)
+        for n, v in model.graph().inputs.items()
+        if n in reader.time_axes
+    )
+    if len(frames) < len(model.graph().inputs):
+        raise Unsupported("some inputs have an open time axis and others have none")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    outputs = list(model.graph().outputs)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        wanted = session.run(outputs, feeds)
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise Unsupported(
+            f"onnxruntime cannot run it over {CHECKED_FRAMES} frames: {error}"
+        ) from None
+    got = model.stream().run(
+        tuple(map(np.ascontiguousarray, frames)) if len(frames) > 1 else frames[0]
+    )
+    for name, a, b in zip(outputs, got if isinstance(got, tuple) else (got,), wanted, strict=True):
+        if b.size != a.size:
+            raise Unsupported(f"output {name!r} is not one of each frame but of the whole sequence")
+        axis = next((i for i, d in enumerate(b.shape) if d == CHECKED_FRAMES), 0)
+        apart = float(np.abs(np.moveaxis(b, axis, 0).reshape(a.shape) - a).max(initial=0))
+        if not apart <= 1e-4 * max(1.0, float(np.abs(b).max(initial=0))):
+            raise Unsupported(
+                f"output {name!r} of a whole sequence differs by {apart:.2g} from that of frame "
+                f"after frame: something in the graph looks at other frames (attention, pooling or "
+                f"convolution over time)"
             )
-    return tuple(fixed)
 
 
 def _known(tensor: TensorProto) -> npt.NDArray[Any]:
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise Unsupported(f"initializer {tensor.name!r} lies in another file; not supported")
-    if math.prod(tensor.dims) > MAX_FILE_BYTES:
-        raise Unsupported(f"initializer {tensor.name!r} {list(tensor.dims)} is too large")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # a damaged tensor fails in many ways
@@ -307,21 +486,37 @@ def _measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
     return np.array(value.shape[limits.get("start", 0) : limits.get("end")], np.int64)
 
 
-def _check_size(node: NodeProto, args: list[Any]) -> None:
-    """Refuse operators that make much out of little before they do."""
-    if node.op_type in ("ConstantOfShape", "RandomNormal", "RandomUniform"):
-        size = math.prod(int(d) for d in np.asarray(args[0]).reshape(-1))
-    elif node.op_type in ("Expand", "Tile") and len(args) > 1:
-        size = max(np.asarray(args[0]).size, 1) * math.prod(int(d) for d in np.asarray(args[1]))
-    elif node.op_type == "Range" and len(args) == 3:
-        first, last, step = (float(np.asarray(a)) for a in args)
-        size = int(abs(last - first) / max(abs(step), 1e-30))
-    elif node.op_type in ("Pad", "Resize", "Upsample", "OneHot", "EyeLike", "Loop", "Scan"):
-        raise Unsupported("with constant inputs it is not supported")
-    else:
-        return
-    if not 0 <= size <= MAX_FRAME:
-        raise Unsupported(f"would make {size} numbers")
+def _computed_size(node: NodeProto, args: list[Any]) -> int:
+    """Return how many numbers an operator makes of constants, or a little more."""
+    kind, arrays = node.op_type, [np.asarray(a) for a in args if a is not None]
+    shapes = [a.shape for a in arrays]
+    if kind == "ConstantOfShape":
+        return math.prod(int(d) for d in arrays[0].reshape(-1))
+    if kind == "Expand":
+        shapes[1] = tuple(int(d) for d in arrays[1].reshape(-1))
+    if kind in BROADCAST:
+        return math.prod(_broadcast(shapes))
+    if kind == "Tile":
+        return max(arrays[0].size, 1) * math.prod(int(d) for d in arrays[1].reshape(-1))
+    if kind == "Range":
+        first, last, step = (float(a.item()) for a in arrays)
+        return int(abs(last - first) / max(abs(step), 1e-30)) + 1
+    if kind == "Gather":
+        return max(int(arrays[0].size) * arrays[1].size // max(min(shapes[0], default=1), 1), 1)
+    if kind in ("MatMul", "Gemm") and arrays[0].ndim and arrays[1].ndim:
+        outer = _broadcast([(1, *a.shape)[:-2] for a in arrays[:2]])
+        rows = [a.size // max(min(a.shape[-2:]), 1) for a in arrays[:2]]
+        return int(math.prod(outer) * rows[0] * rows[1])
+    if kind == "NonZero":
+        return int(arrays[0].size) * arrays[0].ndim
+    return sum(int(a.size) for a in arrays)
+
+
+def _broadcast(shapes: list[Shape]) -> Shape:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise Unsupported(f"shapes {shapes} do not fit each other") from None
 
 
 def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:

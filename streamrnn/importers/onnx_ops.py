@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..ops.arithmetic import Scale, arithmetic
 from ..ops.cell import Cell, reorder
 from ..ops.concat import concat
 from ..ops.constant import Constant
+from ..ops.embedding import Embedding
 from ..ops.frame_conv1d import FrameConv1d
 from ..ops.gru import GRUCell
 from ..ops.linear import Linear
@@ -46,9 +48,11 @@ class Unsupported(Exception):  # noqa: N818 (it is a reason, which becomes a Fil
 class Known:
     """A node's attributes; whoever asks for one has honoured it."""
 
-    def __init__(self, attributes: dict[str, Any], opset: int) -> None:
+    def __init__(self, attributes: dict[str, Any], opset: int, sequence: bool = False) -> None:
         self._left = attributes
         self.opset = opset
+        self.sequence = sequence
+        """Whether the graph runs over sequences, of which this is a single frame."""
 
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or what the operator's specification has in its place."""
@@ -255,11 +259,20 @@ def _split(a: Known, n: int, x: Value, sizes: Tensor = None) -> Tensor:
 
 
 def _gather(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
+    if isinstance(indices, Value) and not isinstance(x, Value):
+        return _embedding(a, np.asarray(x), indices)
     where = known(indices, "the indices")
     x = symbol(x)
     axis = _axis(a.get("axis", 0), x)
     taken = Take(tuple(int(i) for i in where.reshape(-1)), axis)(x)
     return reshaped(taken, (*x.shape[:axis], *where.shape, *x.shape[axis + 1 :]))
+
+
+def _embedding(a: Known, table: Array, indices: Value) -> Tensor:
+    a.only("axis", 0)
+    if indices.dtype != "int64" or table.ndim != 2:
+        raise Unsupported("only rows of a matrix by indices that go in can be looked up")
+    return with_weights(Embedding(*table.shape), weight=table)(indices)
 
 
 def _concat(a: Known, n: int, *xs: Tensor) -> Tensor:
@@ -393,53 +406,92 @@ def _layer_norm(a: Known, n: int, x: Value, scale: Tensor, bias: Tensor = None) 
     return with_weights(op, weight=weight, bias=added)(x)
 
 
-# Recurrent operators: one step, from states that are values -------------------------------------
+# Recurrent operators: one step -------------------------------------
 
 
-def _gates(
-    a: Known, x: Value, w: Tensor, r: Tensor, b: Tensor, lengths: Tensor, kind: type[Cell]
-) -> tuple[Value, Op, int]:
-    """Return the frame's share of the gates, in our order, the op that makes the state's, and H."""
-    weight, recurrent = known(w, "W"), known(r, "R")
-    hidden = recurrent.shape[2]
+@dataclass
+class _Recurrence:
+    """A recurrent node: its weights in our order, and where its state comes from."""
+
+    cell: Cell
+    x: Value
+    states: dict[str, Tensor]
+
+    @property
+    def H(self) -> int:  # noqa: N802
+        """Hidden size."""
+        return self.cell.hidden_size
+
+    @property
+    def forgets(self) -> bool:
+        """Whether every call begins at the same state: the node runs over a whole sequence."""
+        return not any(isinstance(state, Value) for state in self.states.values())
+
+    def streamed(self) -> Value:
+        """Return the cell with a state of its own, which it keeps from frame to frame."""
+        known_states = {n: np.reshape(s, -1) for n, s in self.states.items() if s is not None}
+        self.cell.initial_state = {n: s for n, s in known_states.items() if np.any(s)}
+        return self.cell(self.x)
+
+    def state(self, name: str) -> Value:
+        """Return a state that comes in."""
+        if not isinstance(self.states[name], Value):
+            raise Unsupported(f"only one of the states comes from outside, initial_{name} is fixed")
+        return reshaped(self.states[name], (self.H,))
+
+    def shares(self) -> tuple[Value, Op]:
+        """Return the frame's share of the gates, and the op that makes the state's."""
+        w = self.cell.full_weights()
+        rows = len(self.cell.gates) * self.H
+        of_frame = with_weights(
+            Linear(self.cell.input_size, rows), weight=w["weight_ih"], bias=w["bias_ih"]
+        )
+        of_state = with_weights(Linear(self.H, rows), weight=w["weight_hh"], bias=w["bias_hh"])
+        return of_frame(self.x), of_state
+
+    def outputs(self, *states: Value | None) -> Tensor:
+        """Return Y, Y_h, … of the node."""
+        first = states[0]
+        assert first is not None  # every cell has an h
+        y = reshaped(first, (1, 1, 1, self.H))
+        return y, *(None if s is None else reshaped(s, (1, 1, self.H)) for s in states)
+
+
+def _recurrence(
+    a: Known,
+    kind: type[Cell],
+    x: Value,
+    weights: tuple[Tensor, Tensor, Tensor],
+    lengths: Tensor,
+    states: dict[str, Tensor],
+    **options: Any,
+) -> _Recurrence:
+    """Check what all recurrent operators share, and return the node as a cell of ours."""
     a.only("direction", "forward")
     a.only("layout", 0)
     a.only("clip", 0.0)
+    w, r = known(weights[0], "W"), known(weights[1], "R")
+    hidden, gates = r.shape[2], len(kind.gates)
     a.only("hidden_size", hidden)
     if lengths is not None and integers(lengths, "sequence_lens") != [x.shape[0]]:
         raise Unsupported("sequence_lens is not supported")
     if len(x.shape) != 3 or x.shape[:2] != (1, 1):
+        raise Unsupported(f"only one frame of one stream per call is supported, got {x.shape}")
+    both = np.zeros(2 * gates * hidden) if weights[2] is None else known(weights[2], "B")[0]
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    parts = (w[0], r[0], *np.split(both, 2))
+    cell = kind(w.shape[2], hidden, **options)
+    cell.weights = {
+        name: reorder(part, kind.layouts["onnx"], kind.gates)
+        for name, part in zip(names, parts, strict=True)
+    }
+    found = _Recurrence(cell, reshaped(x, x.shape[2:]), states)
+    if found.forgets and not a.sequence:
         raise Unsupported(
-            f"only one frame of one stream per call is supported, got {x.shape}: a graph over "
-            f"whole sequences has to be exported as a step with its states as inputs"
+            "its state is the same at every call, so it forgets; a graph over whole sequences "
+            "has an open time axis, or is exported with the states as inputs and outputs"
         )
-    gates = len(kind.gates)
-    both = np.zeros((1, 2 * gates * hidden)) if b is None else known(b, "B")
-    order = kind.layouts["onnx"]
-
-    def mine(array: Array) -> Array:
-        return reorder(array, order, kind.gates)
-
-    of_frame = with_weights(
-        Linear(weight.shape[2], gates * hidden),
-        weight=mine(weight[0]),
-        bias=mine(both[0, : gates * hidden]),
-    )
-    of_state = with_weights(
-        Linear(hidden, gates * hidden),
-        weight=mine(recurrent[0]),
-        bias=mine(both[0, gates * hidden :]),
-    )
-    return of_frame(reshaped(x, x.shape[2:])), of_state, hidden
-
-
-def _initial(state: Tensor, hidden: int, name: str) -> Value:
-    if not isinstance(state, Value):
-        raise Unsupported(
-            f"{name} is the same in every call, so the node forgets: a graph over whole sequences "
-            f"has to be exported as a step with its states as inputs and outputs"
-        )
-    return reshaped(state, (hidden,))
+    return found
 
 
 def _activations(a: Known, *allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -470,13 +522,15 @@ def _lstm(
     a.only("input_forget", 0)
     if peepholes is not None and np.any(known(peepholes, "P")):
         raise Unsupported("peepholes are not supported")
-    of_x, of_state, H = _gates(a, x, w, r, b, lengths, LSTMCell)
-    z = of_x + of_state(_initial(h, H, "initial_h"))
+    node = _recurrence(a, LSTMCell, x, (w, r, b), lengths, {"h": h, "c": c})
+    if node.forgets:
+        return node.outputs(node.streamed(), None)
+    of_x, of_state = node.shares()
+    z, H = of_x + of_state(node.state("h")), node.H
     i, f, g, o = (z[k * H : (k + 1) * H] for k in range(4))
     sigmoid, tanh = act.Sigmoid(), act.Tanh()
-    new_c = sigmoid(f) * _initial(c, H, "initial_c") + sigmoid(i) * tanh(g)
-    new_h = sigmoid(o) * tanh(new_c)
-    return reshaped(new_h, (1, 1, 1, H)), reshaped(new_h, (1, 1, H)), reshaped(new_c, (1, 1, H))
+    new_c = sigmoid(f) * node.state("c") + sigmoid(i) * tanh(g)
+    return node.outputs(sigmoid(o) * tanh(new_c), new_c)
 
 
 def _gru(
@@ -490,19 +544,21 @@ def _gru(
     h: Tensor = None,
 ) -> Tensor:
     _activations(a, ("Sigmoid", "Tanh"))
-    reset_after = a.get("linear_before_reset", 0)
-    of_x, of_state, H = _gates(a, x, w, r, b, lengths, GRUCell)
-    before = _initial(h, H, "initial_h")
+    after = bool(a.get("linear_before_reset", 0))
+    node = _recurrence(a, GRUCell, x, (w, r, b), lengths, {"h": h}, reset_after=after)
+    if node.forgets:
+        return node.outputs(node.streamed())
+    of_x, of_state = node.shares()
+    before, H = node.state("h"), node.H
     weight, bias = of_state.weights["weight"], of_state.weights["bias"]
     two = with_weights(Linear(H, 2 * H), weight=weight[: 2 * H], bias=bias[: 2 * H])(before)
     third = with_weights(Linear(H, H), weight=weight[2 * H :], bias=bias[2 * H :])
     reset, update = (
         act.Sigmoid()(of_x[k * H : (k + 1) * H] + two[k * H : (k + 1) * H]) for k in (0, 1)
     )
-    of_h = reset * third(before) if reset_after else third(reset * before)
+    of_h = reset * third(before) if after else third(reset * before)
     candidate = act.Tanh()(of_x[2 * H :] + of_h)
-    new = candidate + update * (before - candidate)
-    return reshaped(new, (1, 1, 1, H)), reshaped(new, (1, 1, H))
+    return node.outputs(candidate + update * (before - candidate))
 
 
 def _rnn(
@@ -515,11 +571,13 @@ def _rnn(
     lengths: Tensor = None,
     h: Tensor = None,
 ) -> Tensor:
-    chosen = _activations(a, ("Tanh",), ("Relu",))
-    of_x, of_state, H = _gates(a, x, w, r, b, lengths, RNNCell)
-    z = of_x + of_state(_initial(h, H, "initial_h"))
-    new = act.Tanh()(z) if chosen == ("Tanh",) else act.ReLU()(z)
-    return reshaped(new, (1, 1, 1, H)), reshaped(new, (1, 1, H))
+    (chosen,) = _activations(a, ("Tanh",), ("Relu",))
+    node = _recurrence(a, RNNCell, x, (w, r, b), lengths, {"h": h}, nonlinearity=chosen.lower())
+    if node.forgets:
+        return node.outputs(node.streamed())
+    of_x, of_state = node.shares()
+    z = of_x + of_state(node.state("h"))
+    return node.outputs(act.Tanh()(z) if chosen == "Tanh" else act.ReLU()(z))
 
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {

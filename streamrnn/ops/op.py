@@ -50,6 +50,9 @@ class _Rates(Layer):
     channel_axis: int = 0
     """Axis of an output frame whose channels `scaled` multiplies, for an op that has it."""
 
+    moves_only: bool = False
+    """Whether the op moves numbers and changes none, so that indices may go through it."""
+
     takes_feedback: bool = False
     """Whether a model has to say, in its `feedback`, what the op's value takes."""
 
@@ -225,17 +228,18 @@ class Op(_Rates):
     def __call__(self, *values: Value) -> Value:
         if not values:
             raise GraphError(f"{self!r} needs a value to read")
-        wanted = "int64" if self.index_limit else "float32"
+        dtype = "int64" if self.index_limit else "float32"
         for value in values:
             if not isinstance(value, Value):
                 raise GraphError(
                     f"{self!r} is called on symbolic values to build a model, got "
                     f"{describe(value)}; a frame goes to `step`"
                 )
-            if value.dtype != wanted:
-                raise GraphError(f"{self!r} reads {wanted} values, got {value.dtype}")
+            if value.dtype != dtype and not self.moves_only:
+                raise GraphError(f"{self!r} reads {dtype} values, got {value.dtype}")
         shape = self.output_shape(*(v.shape for v in values))
-        return Value(shape, self.clock(*(v.clock for v in values)), "float32", self, values)
+        kept = values[0].dtype if self.moves_only else "float32"
+        return Value(shape, self.clock(*(v.clock for v in values)), kept, self, values)
 
     def expect(self, got: Shape, expected: Shape) -> None:
         """Raise GraphError unless a frame's shape is the expected one."""

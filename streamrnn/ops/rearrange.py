@@ -96,6 +96,8 @@ def rearranged(tape: Lowering, x: Location, positions: Array) -> Location:
 
 @dataclass(eq=False)
 class _Rearrange(Op):
+    moves_only = True
+
     def moved(self, frame: Array) -> Array:
         """Return the frame with its numbers moved; raise GraphError if its shape does not fit."""
         raise NotImplementedError
