@@ -42,90 +42,19 @@ MAX_DEPTH = 16
 """Nesting of ``If``."""
 MAX_COMPUTED = 2 * MAX_FRAME
 """Most numbers of all that is computed from constants, together."""
-BROADCAST = frozenset(
-    [
-        "Add",
-        "And",
-        "CastLike",
-        "Div",
-        "Equal",
-        "Expand",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "PRelu",
-        "Pow",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ]
+_ELEMENTWISE = (
+    "Add And CastLike Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or "
+    "PRelu Pow Sub Sum Where Xor"
 )
-COMPUTED = BROADCAST | frozenset(
-    [
-        "Abs",
-        "ArgMax",
-        "ArgMin",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "ConstantOfShape",
-        "Cos",
-        "CumSum",
-        "DequantizeLinear",
-        "Dropout",
-        "Erf",
-        "Exp",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "GatherElements",
-        "Gemm",
-        "Identity",
-        "IsNaN",
-        "Log",
-        "MatMul",
-        "Neg",
-        "NonZero",
-        "Not",
-        "QuantizeLinear",
-        "Range",
-        "Reciprocal",
-        "ReduceL2",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Round",
-        "ScatterElements",
-        "ScatterND",
-        "Shape",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Size",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Tanh",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    ]
+_OTHERS = (
+    "Abs ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape Cos CumSum DequantizeLinear Dropout "
+    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul Neg NonZero Not "
+    "QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax "
+    "Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
 )
+BROADCAST = frozenset(_ELEMENTWISE.split())
+COMPUTED = BROADCAST | frozenset(_OTHERS.split())
 """What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
@@ -459,6 +388,22 @@ def _check_sequence(path: Path, reader: _Reader, model: Model) -> None:
             )
 
 
+def _check_stored(graph: GraphProto) -> None:
+    """Refuse tensors that are not in the file or too large, before anything looks for them."""
+    tensors = [(t, f"initializer {t.name!r}") for t in graph.initializer]
+    for node in graph.node:
+        who = f"node {node.name} ({node.op_type})"
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _check_stored(inner)
+            tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
+    for tensor, who in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise Unsupported(f"{who} lies in another file, which is not supported")
+        if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
+            raise Unsupported(f"{who} {list(tensor.dims)} is too large")
+
+
 def _known(tensor: TensorProto) -> npt.NDArray[Any]:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
@@ -590,13 +535,18 @@ def _own_states(proto: ModelProto) -> list[dict[str, Any]]:
     return []
 
 
-def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None]:
+def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """Return the dimensions, None where they are open; None if the file does not say any."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
     return [
         d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
     ]
 
 
-def _may_be(dims: list[int | None], shape: Shape) -> bool:
+def _may_be(dims: list[int | None] | None, shape: Shape) -> bool:
     """Whether an output of these dimensions (None is open) may have this shape."""
+    if dims is None:
+        return True
     pairs = zip(dims, shape, strict=False)
     return len(dims) == len(shape) and all(d is None or d == s or s == 1 for d, s in pairs)

@@ -131,9 +131,9 @@ def _binary(name: str) -> Callable[..., Tensor]:
 
 
 def _divide(a: Known, n: int, x: Tensor, y: Tensor) -> Tensor:
-    if not isinstance(x, Value):
-        x = np.broadcast_to(x, np.broadcast_shapes(np.shape(x), y.shape))
-    return _binary("Div")(a, n, x, y) if np.size(x) > 1 else arithmetic("Div", symbol(x), y)
+    if isinstance(x, Value):
+        return _binary("Div")(a, n, x, y)
+    return arithmetic("Div", symbol(x), y)
 
 
 def _power(a: Known, n: int, x: Tensor, exponent: Tensor) -> Tensor:
@@ -164,6 +164,8 @@ def _identity(a: Known, n: int, x: Tensor, *ignored: Tensor) -> Tensor:
     a.get("seed", 0)
     if n > 1:
         raise Unsupported("a mask as second output is not supported")
+    if len(ignored) > 1 and ignored[1] is not None and known(ignored[1], "training_mode").any():
+        raise Unsupported("training_mode is not supported")
     return x
 
 
@@ -211,7 +213,9 @@ def _squeeze(a: Known, n: int, x: Value, axes: Tensor = None) -> Tensor:
 def _unsqueeze(a: Known, n: int, x: Value, axes: Tensor = None) -> Tensor:
     chosen = a.get("axes", None) if axes is None else integers(axes, "the axes")
     rank = len(x.shape) + len(chosen)
-    new = {i % rank for i in chosen}
+    new = {i % rank for i in chosen if -rank <= i < rank}
+    if len(new) < len(chosen):
+        raise Unsupported(f"shape {x.shape} cannot be unsqueezed on axes {chosen}")
     rest = iter(x.shape)
     return reshaped(x, tuple(1 if i in new else next(rest) for i in range(rank)))
 
@@ -293,6 +297,8 @@ def _pad(
     if fill != 0 or axes is not None or mode not in ("constant", "reflect", "edge"):
         raise Unsupported("only padding with zeros, 'reflect' and 'edge' on all axes is supported")
     rank = len(x.shape)
+    if not rank or len(amounts) != 2 * rank:
+        raise Unsupported(f"pads {amounts} do not fit a frame of shape {x.shape}")
     before, after = amounts[:rank], amounts[rank:]
     if any(before[:-1]) or any(after[:-1]):
         raise Unsupported(f"only the last axis can be padded, got {amounts}")
@@ -346,7 +352,7 @@ def _gemm(a: Known, n: int, x: Tensor, w: Tensor, bias: Tensor = None) -> Tensor
     weight = weight if a.get("transB", 0) else weight.T
     x = symbol(x)
     added = np.zeros(len(weight)) if bias is None else beta * known(bias, "the bias")
-    if added.size not in (1, len(weight)):
+    if added.size != 1 and added.shape not in ((len(weight),), (1, len(weight))):
         raise Unsupported(f"a bias of shape {added.shape} is not supported")
     op = Linear(weight.shape[1], weight.shape[0])
     full = np.broadcast_to(added.reshape(-1), len(weight))
@@ -363,7 +369,7 @@ def _conv(a: Known, n: int, x: Value, w: Tensor, bias: Tensor = None) -> Tensor:
     (stride,), (dilation,) = a.get("strides", [1]), a.get("dilations", [1])
     groups = a.get("group", 1)
     frame = reshaped(x, x.shape[1:])
-    if before != after:
+    if before != after or before > dilation * (weight.shape[2] - 1):
         frame, before = Pad(before, after)(frame), 0
     op = FrameConv1d(
         weight.shape[1] * groups,
@@ -471,7 +477,12 @@ def _recurrence(
     a.only("layout", 0)
     a.only("clip", 0.0)
     w, r = known(weights[0], "W"), known(weights[1], "R")
-    hidden, gates = r.shape[2], len(kind.gates)
+    hidden, gates = r.shape[-1], len(kind.gates)
+    rows = gates * hidden
+    wanted = {"W": (1, rows, x.shape[-1]), "R": (1, rows, hidden), "B": (1, 2 * rows)}
+    for (name, shape), array in zip(wanted.items(), weights, strict=True):
+        if array is not None and np.shape(known(array, name)) != shape:
+            raise Unsupported(f"{name} has shape {np.shape(array)}, expected {shape}")
     a.only("hidden_size", hidden)
     if lengths is not None and integers(lengths, "sequence_lens") != [x.shape[0]]:
         raise Unsupported("sequence_lens is not supported")
