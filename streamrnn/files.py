@@ -137,7 +137,7 @@ def load(path: str | Path, **options: Any) -> Model:
         raise FileError(f"{path}: a {SUFFIX} file takes no options, got {', '.join(options)}")
     if path.suffix != SUFFIX:
         raise FileError(
-            f"cannot load {path}: expected a {SUFFIX} file, got {path.suffix or 'none'}"
+            f"cannot load {path}: expected a {SUFFIX} or .onnx file, got {path.suffix or 'none'}"
         )
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

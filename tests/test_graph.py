@@ -780,6 +780,14 @@ def test_no_kernel_writes_beyond_its_buffers() -> None:
             assert (room[-guard:] == 1e9).all(), f"{case}: something was written behind a buffer"
 
 
+@pytest.mark.parametrize(("padding", "stride"), [(5, 50), (5_000_000, 50_000_000)])
+def test_a_convolution_that_sees_nothing_but_padding_is_its_bias(padding: int, stride: int) -> None:
+    layer = trained(s.FrameConv1d(1, 3, 1, stride=stride, padding=padding))
+    model = Sequential(Input((1, 1)), layer)
+    y = model.step(np.ones((1, 1), np.float32))
+    assert np.array_equal(y, layer.weights["bias"][:, None])
+
+
 # Feedback -----------------------------------------------------------------------------------------
 
 

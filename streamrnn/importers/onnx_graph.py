@@ -9,8 +9,8 @@ A graph over sequences, whose time axis is open, is read for a single frame; its
 become cells that keep their state. That this is the same function is not taken for granted: the
 model is held against the whole graph in onnxruntime, on a random sequence.
 
-What an operator means is said in ``onnx_ops.py``. Nothing is executed, no memory is taken before
-its size has been checked, and what is not known is an error that names the node.
+What an operator means is said in ``onnx_ops.py``. No file but the graph's is opened, no memory is
+taken before its size has been checked, and what is not known is an error that names the node.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class FrameConv1d(Op):
             dilation=self.dilation,
             stride=self.stride,
             skip=max(begin, 0),
-            left=max(-begin, 0),
+            left=min(max(-begin, 0), positions),
             positions=positions,
         )
         return y
