@@ -15,17 +15,14 @@ taken before its size has been checked, and what is not known is an error that n
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import FileError, StreamrnnError
@@ -33,29 +30,24 @@ from ..graph import MAX_FRAME, Shape, Value, describe
 from ..layer import Model
 from ..ops.past import Past
 from ..ops.rearrange import Reshape
+from .onnx_known import (
+    COMPUTED,
+    MAX_COMPUTED,
+    attribute_constant,
+    check_stored,
+    computed_size,
+    measured,
+    stored,
+)
 from .onnx_ops import OPERATORS, Known, Tensor, Unsupported
+from .onnx_sequence import check_sequence
+from .onnx_states import own_states, state_pairs
 
-__all__ = ["load_onnx", "state_pairs"]
+__all__ = ["load_onnx"]
 
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
 """Nesting of ``If``."""
-MAX_COMPUTED = 2 * MAX_FRAME
-"""Most numbers of all that is computed from constants, together."""
-_ELEMENTWISE = (
-    "Add And CastLike Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or "
-    "PRelu Pow Sub Sum Where Xor"
-)
-_OTHERS = (
-    "Abs ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape Cos CumSum DequantizeLinear Dropout "
-    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul Neg NonZero Not "
-    "QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax "
-    "Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
-)
-BROADCAST = frozenset(_ELEMENTWISE.split())
-COMPUTED = BROADCAST | frozenset(_OTHERS.split())
-"""What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
 def load_onnx(
@@ -94,7 +86,8 @@ def load_onnx(
         reader = _Reader(proto, shapes or {}, constants or {})
         model = reader.model(states)
         if reader.sequence:
-            _check_sequence(path, reader, model)
+            given = (reader.shapes, reader.time_axes, reader.constants, reader.dtypes)
+            check_sequence(path, model, *given)
         return model
     except Unsupported as reason:
         raise FileError(f"{path}: {reason}") from None
@@ -126,7 +119,7 @@ class _Reader:
     def __init__(
         self, proto: ModelProto, shapes: Mapping[str, Sequence[int]], constants: Mapping[str, Any]
     ) -> None:
-        _check_stored(proto.graph)
+        check_stored(proto.graph)
         self.proto = proto
         self.computed = 0
         self.opset = max(
@@ -163,7 +156,7 @@ class _Reader:
         self._check_pairs(pairs)
         begins = {
             s["input"]: s["initial"]
-            for s in _own_states(self.proto)
+            for s in own_states(self.proto)
             if isinstance(s["initial"], list)
         }
         values: dict[str, Tensor] = dict(self.constants)
@@ -220,7 +213,7 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise Unsupported(f"conditions are nested more than {MAX_DEPTH} deep")
         for tensor in graph.initializer:
-            values[tensor.name] = _known(tensor)
+            values[tensor.name] = stored(tensor)
         made: set[str] = set()
         for i, node in enumerate(graph.node):
             who = f"node {node.name or i} ({node.op_type})"
@@ -244,11 +237,11 @@ class _Reader:
         if node.op_type == "If":
             outputs = self._branch(node, args, values, depth)
         elif node.op_type == "Constant":
-            outputs = [_attribute_constant(node)]
+            outputs = [attribute_constant(node)]
         elif all(not isinstance(a, Value) for a in args) and args:
             outputs = self._evaluated(node, args)
         elif node.op_type in ("Shape", "Size"):
-            outputs = [_measured(node, args[0])]
+            outputs = [measured(node, args[0])]
         elif node.op_type in OPERATORS:
             given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             attributes = Known(given, self.opset, self.sequence)
@@ -277,7 +270,7 @@ class _Reader:
         """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
         if node.op_type not in COMPUTED:
             raise Unsupported("with constant inputs this operator is not supported")
-        size = _computed_size(node, args)
+        size = computed_size(node, args)
         self.computed += size
         if size < 0 or size > MAX_FRAME or self.computed > MAX_COMPUTED:
             raise Unsupported(f"would make {size} numbers, which are too many")
@@ -328,142 +321,6 @@ def _is_batch(name: str) -> bool:
     return "batch" in name.lower() or name in ("N", "B", "b", "n")
 
 
-# Sequences ---------------------------------------------------------------------------------------
-
-CHECKED_FRAMES = 9
-
-
-def _check_sequence(path: Path, reader: _Reader, model: Model) -> None:
-    """Raise Unsupported unless frame by frame gives what the graph gives for a whole sequence."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise Unsupported(
-            "a graph over sequences is checked in onnxruntime: pip install streamrnn[onnx]"
-        ) from None
-    rng = np.random.default_rng(0)
-    program = model.program()
-    limits = dict(zip(program.graph.inputs, program.index_limits, strict=True))
-    feeds = dict(reader.constants)
-    for name, shape in reader.shapes.items():
-        state = name not in model.graph().inputs
-        axis = reader.time_axes.get(name)
-        whole = shape if axis is None else (*shape[:axis], CHECKED_FRAMES, *shape[axis + 1 :])
-        if limits.get(name):
-            kind = onnx.helper.tensor_dtype_to_np_dtype(reader.dtypes[name])
-            feeds[name] = rng.integers(0, limits[name], whole).astype(kind)
-        else:
-            noise = rng.standard_normal(whole).astype(np.float32)
-            feeds[name] = np.zeros(shape, np.float32) if state else noise
-    frames = tuple(
-        np.ascontiguousarray(np.moveaxis(feeds[n], reader.time_axes[n], 0)).reshape(-1, *v.shape)
-        for n, v in model.graph().inputs.items()
-        if n in reader.time_axes
-    )
-    if len(frames) < len(model.graph().inputs):
-        raise Unsupported("some inputs have an open time axis and others have none")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    outputs = list(model.graph().outputs)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        wanted = session.run(outputs, feeds)
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise Unsupported(
-            f"onnxruntime cannot run it over {CHECKED_FRAMES} frames: {error}"
-        ) from None
-    got = model.stream().run(
-        tuple(map(np.ascontiguousarray, frames)) if len(frames) > 1 else frames[0]
-    )
-    for name, a, b in zip(outputs, got if isinstance(got, tuple) else (got,), wanted, strict=True):
-        if b.size != a.size:
-            raise Unsupported(f"output {name!r} is not one of each frame but of the whole sequence")
-        axis = next((i for i, d in enumerate(b.shape) if d == CHECKED_FRAMES), 0)
-        apart = float(np.abs(np.moveaxis(b, axis, 0).reshape(a.shape) - a).max(initial=0))
-        if not apart <= 1e-4 * max(1.0, float(np.abs(b).max(initial=0))):
-            raise Unsupported(
-                f"output {name!r} of a whole sequence differs by {apart:.2g} from that of frame "
-                f"after frame: something in the graph looks at other frames (attention, pooling or "
-                f"convolution over time)"
-            )
-
-
-def _check_stored(graph: GraphProto) -> None:
-    """Refuse tensors that are not in the file or too large, before anything looks for them."""
-    tensors = [(t, f"initializer {t.name!r}") for t in graph.initializer]
-    for node in graph.node:
-        who = f"node {node.name} ({node.op_type})"
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _check_stored(inner)
-            tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
-    for tensor, who in tensors:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise Unsupported(f"{who} lies in another file, which is not supported")
-        if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
-            raise Unsupported(f"{who} {list(tensor.dims)} is too large")
-
-
-def _known(tensor: TensorProto) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except Exception as error:  # a damaged tensor fails in many ways
-        raise Unsupported(f"initializer {tensor.name!r} is damaged: {error}") from None
-
-
-def _attribute_constant(node: NodeProto) -> npt.NDArray[Any]:
-    if len(node.attribute) != 1:
-        raise Unsupported("expects exactly one attribute")
-    attribute = node.attribute[0]
-    if attribute.type == AttributeProto.TENSOR:
-        return _known(attribute.t)
-    kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
-    kinds |= {"value_int": np.int64, "value_ints": np.int64}
-    if attribute.name not in kinds:
-        raise Unsupported(f"attribute {attribute.name!r} is not supported")
-    return np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name])
-
-
-def _measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
-    limits = {a.name: a.i for a in node.attribute}
-    if node.op_type == "Size":
-        return np.array(value.size, np.int64)
-    return np.array(value.shape[limits.get("start", 0) : limits.get("end")], np.int64)
-
-
-def _computed_size(node: NodeProto, args: list[Any]) -> int:
-    """Return how many numbers an operator makes of constants, or a little more."""
-    kind, arrays = node.op_type, [np.asarray(a) for a in args if a is not None]
-    shapes = [a.shape for a in arrays]
-    if kind == "ConstantOfShape":
-        return math.prod(int(d) for d in arrays[0].reshape(-1))
-    if kind == "Expand":
-        shapes[1] = tuple(int(d) for d in arrays[1].reshape(-1))
-    if kind in BROADCAST:
-        return math.prod(_broadcast(shapes))
-    if kind == "Tile":
-        return max(arrays[0].size, 1) * math.prod(int(d) for d in arrays[1].reshape(-1))
-    if kind == "Range":
-        first, last, step = (float(a.item()) for a in arrays)
-        return int(abs(last - first) / max(abs(step), 1e-30)) + 1
-    if kind == "Gather":
-        return max(int(arrays[0].size) * arrays[1].size // max(min(shapes[0], default=1), 1), 1)
-    if kind in ("MatMul", "Gemm") and arrays[0].ndim and arrays[1].ndim:
-        outer = _broadcast([(1, *a.shape)[:-2] for a in arrays[:2]])
-        rows = [a.size // max(min(a.shape[-2:]), 1) for a in arrays[:2]]
-        return int(math.prod(outer) * rows[0] * rows[1])
-    if kind == "NonZero":
-        return int(arrays[0].size) * arrays[0].ndim
-    return sum(int(a.size) for a in arrays)
-
-
-def _broadcast(shapes: list[Shape]) -> Shape:
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        raise Unsupported(f"shapes {shapes} do not fit each other") from None
-
-
 def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     if name not in values:
         raise Unsupported(f"{who} reads {name!r}, which nothing before it makes")
@@ -478,75 +335,3 @@ def _without_leading_ones(shape: Shape) -> Shape:
 def _tidy(name: str) -> str:
     """Return the state's name without its ``_in``: ``lstm_0.h`` of ``lstm_0.h_in``."""
     return name.removesuffix("_in") or name
-
-
-# Which output feeds which input -----------------------------------------------------------------
-
-_MARKS = re.compile(r"^(past|present|prev|next|new|in|out|init|final)_|_?(in|out|new|next|prev|n)$")
-
-
-def _base(name: str) -> str:
-    """Return a name without what says that it comes in or goes out: ``h`` of ``h_in``, ``hn``."""
-    before = ""
-    while before != name:
-        before, name = name, _MARKS.sub("", name) or name
-    return name.lower().removesuffix("n") if name.endswith("N") else name.lower()
-
-
-def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Return which state output feeds which state input.
-
-    In this order: as the metadata of our own exports says; inputs and outputs whose names differ
-    only in what marks them as in and out (``h`` and ``hn``, ``state`` and ``stateN``, ``*_in`` and
-    ``*_out``, ``past_*`` and ``present_*``); of the rest, but the first of each, an input and an
-    output that are alone with their shape.
-    """
-    outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
-    own = _own_states(proto)
-    if own:
-        return {s["input"]: s["output"] for s in own}
-    pairs = {}
-    for name, shape in shapes.items():
-        same = [
-            o for o, dims in outputs.items() if _base(o) == _base(name) and _may_be(dims, shape)
-        ]
-        if len(same) == 1:
-            pairs[name] = same[0]
-    rest_in = [n for n in list(shapes)[1:] if n not in pairs]
-    rest_out = [o for o in list(outputs)[1:] if o not in pairs.values()]
-    for name in rest_in:
-        fit = [o for o in rest_out if _may_be(outputs[o], shapes[name])]
-        rivals = [n for n in rest_in if shapes[n] == shapes[name]]
-        if len(fit) == 1 and len(rivals) == 1:
-            pairs[name] = fit[0]
-        elif fit:
-            raise FileError(
-                f"inputs {', '.join(rivals)} may be fed by any of the outputs {', '.join(fit)}: "
-                f"say which with states={{{name!r}: …}}"
-            )
-    return pairs
-
-
-def _own_states(proto: ModelProto) -> list[dict[str, Any]]:
-    """Return the states as the metadata of our own exports describes them."""
-    for prop in proto.metadata_props:
-        if prop.key == "streamrnn":
-            return list(json.loads(prop.value)["states"])
-    return []
-
-
-def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
-    """Return the dimensions, None where they are open; None if the file does not say any."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    return [
-        d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
-    ]
-
-
-def _may_be(dims: list[int | None] | None, shape: Shape) -> bool:
-    """Whether an output of these dimensions (None is open) may have this shape."""
-    if dims is None:
-        return True
-    pairs = zip(dims, shape, strict=False)
-    return len(dims) == len(shape) and all(d is None or d == s or s == 1 for d, s in pairs)

@@ -1,0 +1,121 @@
+"""The parts of an ONNX graph that are known before any frame comes: tensors, sizes, shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
+
+from ..graph import MAX_FRAME, Shape
+from .onnx_ops import Unsupported
+
+__all__ = [
+    "COMPUTED",
+    "MAX_COMPUTED",
+    "attribute_constant",
+    "check_stored",
+    "computed_size",
+    "measured",
+    "stored",
+]
+
+MAX_FILE_BYTES = 1 << 31
+MAX_COMPUTED = 2 * MAX_FRAME
+"""Most numbers of all that is computed from constants, together."""
+_ELEMENTWISE = (
+    "Add And CastLike Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or "
+    "PRelu Pow Sub Sum Where Xor"
+)
+_OTHERS = (
+    "Abs ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape Cos CumSum DequantizeLinear Dropout "
+    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul Neg NonZero Not "
+    "QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax "
+    "Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
+)
+BROADCAST = frozenset(_ELEMENTWISE.split())
+COMPUTED = BROADCAST | frozenset(_OTHERS.split())
+"""What is computed where all inputs are constant: nothing that is slow or makes much of little."""
+
+
+def check_stored(graph: GraphProto) -> None:
+    """Refuse tensors that are not in the file or too large, before anything looks for them."""
+    tensors = [(t, f"initializer {t.name!r}") for t in graph.initializer]
+    for node in graph.node:
+        who = f"node {node.name} ({node.op_type})"
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                check_stored(inner)
+            tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
+    for tensor, who in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise Unsupported(f"{who} lies in another file, which is not supported")
+        if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
+            raise Unsupported(f"{who} {list(tensor.dims)} is too large")
+
+
+def stored(tensor: TensorProto) -> npt.NDArray[Any]:
+    """Return a tensor of the file; raise Unsupported if it is damaged."""
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:  # a damaged tensor fails in many ways
+        raise Unsupported(f"initializer {tensor.name!r} is damaged: {error}") from None
+
+
+def attribute_constant(node: NodeProto) -> npt.NDArray[Any]:
+    """Return what a node ``Constant`` holds."""
+    if len(node.attribute) != 1:
+        raise Unsupported("expects exactly one attribute")
+    attribute = node.attribute[0]
+    if attribute.type == AttributeProto.TENSOR:
+        return stored(attribute.t)
+    kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
+    kinds |= {"value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in kinds:
+        raise Unsupported(f"attribute {attribute.name!r} is not supported")
+    return np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name])
+
+
+def measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
+    """Return what ``Shape`` or ``Size`` says of a value."""
+    limits = {a.name: a.i for a in node.attribute}
+    if node.op_type == "Size":
+        return np.array(value.size, np.int64)
+    return np.array(value.shape[limits.get("start", 0) : limits.get("end")], np.int64)
+
+
+def computed_size(node: NodeProto, args: list[Any]) -> int:
+    """Return how many numbers an operator makes of constants, or a little more."""
+    kind, arrays = node.op_type, [np.asarray(a) for a in args if a is not None]
+    shapes = [a.shape for a in arrays]
+    if kind == "ConstantOfShape":
+        return math.prod(int(d) for d in arrays[0].reshape(-1))
+    if kind == "Expand":
+        shapes[1] = tuple(int(d) for d in arrays[1].reshape(-1))
+    if kind in BROADCAST:
+        return math.prod(_broadcast(shapes))
+    if kind == "Tile":
+        return max(arrays[0].size, 1) * math.prod(int(d) for d in arrays[1].reshape(-1))
+    if kind == "Range":
+        first, last, step = (float(a.item()) for a in arrays)
+        return int(abs(last - first) / max(abs(step), 1e-30)) + 1
+    if kind == "Gather":
+        return max(int(arrays[0].size) * arrays[1].size // max(min(shapes[0], default=1), 1), 1)
+    if kind in ("MatMul", "Gemm") and arrays[0].ndim and arrays[1].ndim:
+        outer = _broadcast([(1, *a.shape)[:-2] for a in arrays[:2]])
+        rows = [a.size // max(min(a.shape[-2:]), 1) for a in arrays[:2]]
+        return int(math.prod(outer) * rows[0] * rows[1])
+    if kind == "NonZero":
+        return int(arrays[0].size) * arrays[0].ndim
+    return sum(int(a.size) for a in arrays)
+
+
+def _broadcast(shapes: list[Shape]) -> Shape:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise Unsupported(f"shapes {shapes} do not fit each other") from None
