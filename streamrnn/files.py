@@ -116,8 +116,8 @@ def load(path: str | Path, **options: Any) -> Model:
         A ``.safetensors`` file written by :func:`save`, or an ``.onnx`` step graph (which needs the
         extra ``onnx``).
     **options
-        For an ONNX file, ``shapes``, ``constants`` and ``states``: see
-        :func:`streamrnn.importers.onnx_graph.load_onnx`.
+        For an ONNX file, ``shapes``, ``constants``, ``states`` and ``verify``: see
+        :func:`streamrnn.importers.onnx.load_onnx`.
 
     Returns
     -------
@@ -173,10 +173,10 @@ def load(path: str | Path, **options: Any) -> Model:
 
 def _load_onnx(path: Path, options: Mapping[str, Any]) -> Model:
     try:
-        from .importers.onnx_graph import load_onnx
+        from .importers.onnx import load_onnx
     except ImportError:
         raise FileError(f"{path}: reading ONNX needs onnx: pip install streamrnn[onnx]") from None
-    unknown = options.keys() - {"shapes", "constants", "states"}
+    unknown = options.keys() - {"shapes", "constants", "states", "verify"}
     if unknown:
         raise FileError(f"{path}: unknown option {', '.join(sorted(unknown))}")
     return load_onnx(path, **options)

@@ -285,12 +285,8 @@ class Graph:
         return next(iter(self.outputs.values())).clock
 
     def delay_frames(self) -> int:
-        """Return the look-ahead of the outputs, in frames of the model's input."""
-        delay = {id(v): 0 for v in self.inputs.values()}
-        for node in self.nodes:
-            own = node.op.delay_frames * node.read_clock.stride
-            delay[id(node.value)] = own + max((delay[id(arg)] for arg in node.args), default=0)
-        return max(delay[id(v)] for v in self.outputs.values())
+        """Return the look-ahead of the outputs: frames of the model's input before the first."""
+        return self.clock.start
 
     def receptive_field_frames(self) -> int | None:
         """Return how many input frames an output depends on, itself included; None: on all."""

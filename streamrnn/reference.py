@@ -54,25 +54,24 @@ class ReferenceStream:
             for name, array in self._states[node.name].items()
         }
 
-    def step(self, *xs: Any) -> Any:
+    def step(self, *frames: Any) -> Any:
         """Run one frame; return the output, a tuple of outputs, or None if none is due."""
-        made: dict[int, npt.NDArray[Any]] = {}
-        for value, x in zip(self.graph.inputs.values(), xs, strict=True):
+        made: dict[int, Any] = {}
+        for value, x in zip(self.graph.inputs.values(), frames, strict=True):
             made[id(value)] = np.asarray(x, np.int64 if value.dtype == "int64" else np.float64)
         now = self.frames
         for node in self.graph.nodes:
-            if all(id(arg) in made for arg in node.args):
-                y = node.op.reference(
-                    self._weights[node.name],
-                    self._states[node.name],
-                    *(made[id(arg)] for arg in node.args),
-                )
-                clock = node.value.clock
-                if clock.emitted(now + 1) > clock.emitted(now):
+            clock = node.value.clock
+            due = clock.emitted(now + 1) > clock.emitted(now)
+            if all(id(arg) in made for arg in node.args) or (due and node.op.between_frames):
+                xs: list[Any] = [made.get(id(arg)) for arg in node.args]
+                y = node.op.reference(self._weights[node.name], self._states[node.name], *xs)
+                if due:
                     made[id(node.value)] = y
         names = {id(node.value): node.name for node in self.graph.nodes}
         for past, new in self.graph.feedback.items():
-            self._states[names[id(past)]][""] = made[id(new)]
+            if id(new) in made:
+                self._states[names[id(past)]][""] = made[id(new)]
         self.frames += 1
         outputs = [made.get(id(v)) for v in self.graph.outputs.values()]
         if outputs[0] is None:

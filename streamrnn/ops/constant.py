@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import GraphError
-from ..graph import Shape, Value, as_shape
+from ..graph import Clock, Shape, Value, as_shape
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .op import Array, Arrays, Op
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Constant"]
+__all__ = ["Constant", "at_rate"]
 
 
 @kernel
@@ -28,11 +28,18 @@ def constant(T: Frames, value: Weights, y: Scratch, y_step: Size, n: Size) -> No
         copy(n, value, at(y, t * y_step))
 
 
+def at_rate(op: Op, shape: Shape, values: tuple[Value, ...]) -> Value:
+    """Return the value of an op that reads nothing, or one value for its rate alone."""
+    if len(values) > 1 or not all(isinstance(v, Value) for v in values):
+        raise GraphError(f"{op!r} reads nothing, or one value for its rate, got {len(values)}")
+    return Value(shape, values[0].clock if values else Clock(), op=op, args=values)
+
+
 @dataclass(eq=False)
 class Constant(Op):
     """The same numbers in every frame: the weight ``value``, float32 [shape=shape].
 
-    It reads nothing: ``c = Constant((3, 4))()``.
+    It reads nothing, ``c = Constant((3, 4))()``; or a value, in order to come at its rate.
 
     Parameters
     ----------
@@ -50,9 +57,7 @@ class Constant(Op):
     shape: int | Sequence[int]
 
     def __call__(self, *values: Value) -> Value:
-        if values:
-            raise GraphError(f"{self!r} reads nothing")
-        return Value(as_shape(self.shape, "Constant"), op=self)
+        return at_rate(self, as_shape(self.shape, "Constant"), values)
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"value": as_shape(self.shape, "Constant")}

@@ -56,8 +56,8 @@ class _Rates(Layer):
     takes_feedback: bool = False
     """Whether a model has to say, in its `feedback`, what the op's value takes."""
 
-    delay_frames: int = 0
-    """Frames of the op's input that an output comes later than what it describes."""
+    between_frames: bool = False
+    """Whether an output may be due when no input is there; the reference then gets None for it."""
 
     index_limit: int | None = None
     """For an op that reads indices: the number of valid ones."""

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import GraphError
 from ..graph import Shape, Value, as_shape
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, State, copy, kernel
+from .constant import at_rate
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def retain(T: Frames, x: Scratch, x_step: Size, state: State, n: Size) -> None:
 class Past(Op):
     """What a value was one frame ago, see the module's text.
 
-    It reads nothing; outputs and the state, which has the op's own name, are float32
-    [shape=shape].
+    It reads nothing, or one value in order to come at its rate; outputs and the state, which has
+    the op's own name, are float32 [shape=shape].
 
     Parameters
     ----------
@@ -63,9 +63,7 @@ class Past(Op):
     takes_feedback = True
 
     def __call__(self, *values: Value) -> Value:
-        if values:
-            raise GraphError(f"{self!r} reads nothing; the model's `feedback` says what it takes")
-        return Value(as_shape(self.shape, "Past"), op=self)
+        return at_rate(self, as_shape(self.shape, "Past"), values)
 
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
         return {"": as_shape(self.shape, "Past")}

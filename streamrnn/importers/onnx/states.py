@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from ..errors import FileError
-from ..graph import Shape
+from ...errors import FileError
+from ...graph import Shape
 
 __all__ = ["own_states", "state_pairs"]
 

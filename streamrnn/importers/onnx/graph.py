@@ -15,7 +15,9 @@ taken before its size has been checked, and what is not known is an error that n
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from ..errors import FileError, StreamrnnError
-from ..graph import MAX_FRAME, Shape, Value, describe
-from ..layer import Model
-from ..ops.past import Past
-from ..ops.rearrange import Reshape
-from .onnx_known import (
+from ...errors import FileError, StreamrnnError
+from ...graph import MAX_FRAME, Input, Shape, Value, describe
+from ...layer import Model
+from ...ops.past import Past
+from . import operators  # noqa: F401 (fills the table of operators)
+from .known import (
     COMPUTED,
     MAX_COMPUTED,
     attribute_constant,
@@ -39,22 +41,28 @@ from .onnx_known import (
     measured,
     stored,
 )
-from .onnx_ops import OPERATORS, Known, Tensor, Unsupported
-from .onnx_sequence import check_sequence
-from .onnx_states import own_states, state_pairs
+from .node import OPERATORS, OVER_TIME, TIME, Known, Tensor, Timed, Unsupported, reshaped
+from .sequence import check_sequence
+from .states import own_states, state_pairs
+from .time import aligned, over_frames, settled
 
 __all__ = ["load_onnx"]
 
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
-"""Nesting of ``If``."""
+"""Nesting of subgraphs."""
+MAX_NODES = 50_000
+"""Most nodes that are run, those of unrolled loops counted as often as they run."""
+CONTROL = frozenset({"If", "Loop", "Scan"})
+"""Operators with subgraphs, which may read more than the node's inputs say."""
 
 
 def load_onnx(
     path: Path,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
     constants: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
+    verify: bool = True,
 ) -> Model:
     """Read an ONNX graph, of one step or over sequences, as a model that keeps its state.
 
@@ -62,13 +70,16 @@ def load_onnx(
     ----------
     path : Path
         The file.
-    shapes : mapping of str to tuple of int, optional
-        Shapes of inputs that the file leaves open. Unless given, open batch axes are 1, and another
-        open axis is time: the model takes one frame of it.
+    shapes : mapping of str to tuple of int or None, optional
+        Shapes of inputs that the file leaves open; None is the time axis, of which the model takes
+        one frame at a time (also where the file has a number). Unless given, open batch axes are 1,
+        and another open axis is time.
     constants : mapping of str to array, optional
         Inputs that never change, such as a sample rate, and what they are.
     states : mapping of str to str, optional
         Which output feeds which input (``{"state": "stateN"}``), where names and shapes do not say.
+    verify : bool
+        Whether a graph over sequences is held against the whole graph in onnxruntime.
 
     Returns
     -------
@@ -81,13 +92,12 @@ def load_onnx(
         If the file cannot be read as ONNX, or holds what is not supported: the message names the
         node and the reason.
     """
-    proto = _parsed(path)
+    proto = parsed(path)
     try:
-        reader = _Reader(proto, shapes or {}, constants or {})
+        reader = Reader(proto, shapes or {}, constants or {}, path.parent)
         model = reader.model(states)
-        if reader.sequence:
-            given = (reader.shapes, reader.time_axes, reader.constants, reader.dtypes)
-            check_sequence(path, model, *given)
+        if reader.sequence and verify:
+            check_sequence(path, model, reader)
         return model
     except Unsupported as reason:
         raise FileError(f"{path}: {reason}") from None
@@ -97,7 +107,7 @@ def load_onnx(
         raise FileError(f"{path}: the graph is damaged or not supported: {error!r}") from None
 
 
-def _parsed(path: Path) -> ModelProto:
+def parsed(path: Path) -> ModelProto:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
@@ -113,18 +123,33 @@ def _parsed(path: Path) -> ModelProto:
     return proto
 
 
-class _Reader:
-    """The graph, run once with symbols."""
+class Reader:
+    """The graph, run once with symbols.
+
+    Parameters
+    ----------
+    proto : ModelProto
+        The graph, its functions already in place.
+    shapes, constants
+        As for :func:`load_onnx`.
+    folder : Path
+        Where the file lies: nothing outside is read.
+    """
 
     def __init__(
-        self, proto: ModelProto, shapes: Mapping[str, Sequence[int]], constants: Mapping[str, Any]
+        self,
+        proto: ModelProto,
+        shapes: Mapping[str, Sequence[int | None]],
+        constants: Mapping[str, Any],
+        folder: Path,
     ) -> None:
         check_stored(proto.graph)
         self.proto = proto
+        self.folder = folder
         self.computed = 0
-        self.opset = max(
-            (o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0
-        )
+        self.nodes = 0
+        self.opsets = {_domain(o.domain): o.version for o in proto.opset_import}
+        self.opset = self.opsets.get("", 0)
         if not 9 <= self.opset <= onnx.defs.onnx_opset_version():
             raise FileError(
                 f"operator set {self.opset}; supported are 9 to {onnx.defs.onnx_opset_version()}"
@@ -143,6 +168,10 @@ class _Reader:
                 if time is not None:
                     self.time_axes[name] = time
         self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
+        self.feedback: dict[Value, Value] = {}
+        self.output_axes: dict[str, int | None] = {}
+        self.pairs: dict[str, str] = {}
+        self._names: set[str] = set()
 
     @property
     def sequence(self) -> bool:
@@ -154,6 +183,7 @@ class _Reader:
         graph = self.proto.graph
         pairs = state_pairs(self.proto, self.shapes) if states is None else dict(states)
         self._check_pairs(pairs)
+        self.pairs = pairs
         begins = {
             s["input"]: s["initial"]
             for s in own_states(self.proto)
@@ -176,21 +206,16 @@ class _Reader:
                     past.initial_state = {"": np.array(begins[name], np.float32).reshape(shape)}
                 values[name] = pasts[name] = past()
             else:
-                dtype = "int64" if indices else "float32"
-                inputs[name] = Value(_without_leading_ones(shape), dtype=dtype)
-                values[name] = Reshape(shape)(inputs[name])
+                axis = self.time_axes.get(name)
+                frame = _frame_shape(shape, axis)
+                inputs[name] = Input(frame, "int64" if indices else "float32")
+                value = reshaped(inputs[name], shape)
+                values[name] = value if axis is None else Timed(value, axis, TIME)
         self._run(graph, values, 0)
-        outputs = {}
-        for output in graph.output:
-            value = _made(values, output.name, "an output")
-            if output.name in pairs.values():
-                continue
-            if not isinstance(value, Value):
-                raise Unsupported(f"output {output.name!r} does not depend on any input")
-            outputs[output.name] = Reshape(_without_leading_ones(value.shape))(value)
-        feedback = {}
+        feedback = dict(self.feedback)
         for past_name, new_name in pairs.items():
             new = _made(values, new_name, "a state")
+            new = new.value if isinstance(new, Timed) else new
             if not isinstance(new, Value) or new.shape != pasts[past_name].shape:
                 raise Unsupported(
                     f"state output {new_name!r} does not fit state input {past_name!r} "
@@ -198,7 +223,25 @@ class _Reader:
                 )
             feedback[pasts[past_name]] = new
         notes = {p.key: p.value for p in self.proto.metadata_props if p.key != "streamrnn"}
-        return Model(inputs, outputs, notes, feedback)
+        return Model(inputs, self._outputs(graph, values), notes, feedback)
+
+    def _outputs(self, graph: GraphProto, values: Mapping[str, Tensor]) -> dict[str, Value]:
+        """Return one frame of every output that is no state, all at one time."""
+        outputs = {}
+        for output in graph.output:
+            if output.name in self.pairs.values():
+                continue
+            value = _made(values, output.name, "an output")
+            axis: int | None = None
+            if isinstance(value, Timed):
+                axis, value = value.axis, settled(value).value
+            if not isinstance(value, Value):
+                raise Unsupported(f"output {output.name!r} does not depend on any input")
+            self.output_axes[output.name] = axis
+            outputs[output.name] = reshaped(value, _frame_shape(value.shape, axis))
+        if not outputs:
+            raise Unsupported("every output is a state: nothing is left to come out")
+        return dict(zip(outputs, aligned(list(outputs.values())), strict=True))
 
     def _check_pairs(self, pairs: Mapping[str, str]) -> None:
         names = {o.name for o in self.proto.graph.output}
@@ -211,12 +254,15 @@ class _Reader:
     def _run(self, graph: GraphProto, values: dict[str, Tensor], depth: int) -> None:
         """Run the nodes of a graph; `values` gains what they make."""
         if depth > MAX_DEPTH:
-            raise Unsupported(f"conditions are nested more than {MAX_DEPTH} deep")
+            raise Unsupported(f"subgraphs are nested more than {MAX_DEPTH} deep")
         for tensor in graph.initializer:
-            values[tensor.name] = stored(tensor)
+            values[tensor.name] = stored(tensor, self.folder)
         made: set[str] = set()
         for i, node in enumerate(graph.node):
             who = f"node {node.name or i} ({node.op_type})"
+            self.nodes += 1
+            if self.nodes > MAX_NODES:
+                raise Unsupported(f"{who}: with unrolled loops over {MAX_NODES} nodes, too many")
             try:
                 self._node(node, values, depth)
             except Unsupported as reason:
@@ -231,40 +277,54 @@ class _Reader:
             made.update(node.output)
 
     def _node(self, node: NodeProto, values: dict[str, Tensor], depth: int) -> None:
-        if node.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"operators of the domain {node.domain!r} are not supported")
+        domain = _domain(node.domain)
+        kind = f"{domain}.{node.op_type}" if domain else node.op_type
         args = [_made(values, name, "it") if name else None for name in node.input]
-        if node.op_type == "If":
-            outputs = self._branch(node, args, values, depth)
-        elif node.op_type == "Constant":
-            outputs = [attribute_constant(node)]
-        elif all(not isinstance(a, Value) for a in args) and args:
-            outputs = self._evaluated(node, args)
-        elif node.op_type in ("Shape", "Size"):
+        fixed = not any(isinstance(x, (Value, Timed)) for x in args)
+        if kind == "Constant":
+            outputs = [attribute_constant(node, self.folder)]
+        elif kind in ("Shape", "Size") and not fixed:
             outputs = [measured(node, args[0])]
-        elif node.op_type in OPERATORS:
-            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            attributes = Known(given, self.opset, self.sequence)
-            made = OPERATORS[node.op_type](attributes, len(node.output), *args)
-            attributes.all_used()
-            outputs = list(made) if isinstance(made, tuple) else [made]
+        elif fixed and kind not in CONTROL and args:
+            outputs = self._evaluated(node, args)
+        elif kind in OPERATORS or kind in OVER_TIME:
+            outputs = self._applied(kind, node, args, values, depth)
+        elif domain:
+            raise Unsupported(f"the operators of {domain!r} are not supported")
         else:
             raise Unsupported("this operator is not supported")
         for name, value in zip(node.output, outputs, strict=False):
             if name:
                 values[name] = value
 
-    def _branch(
-        self, node: NodeProto, args: list[Any], values: dict[str, Tensor], depth: int
+    def _applied(
+        self, kind: str, node: NodeProto, args: list[Any], values: dict[str, Tensor], depth: int
     ) -> list[Tensor]:
-        condition = args[0]
-        if isinstance(condition, Value):
-            raise Unsupported("the condition depends on the frame; only fixed ones are supported")
-        name = "then_branch" if bool(np.asarray(condition).reshape(-1)[0]) else "else_branch"
-        branch: GraphProto = next(a.g for a in node.attribute if a.name == name)
-        inner = dict(values)
-        self._run(branch, inner, depth + 1)
-        return [_made(inner, output.name, name) for output in branch.output]
+        """Return what the operator's handler makes of symbolic inputs."""
+
+        def run(graph: GraphProto, given: Mapping[str, Tensor]) -> list[Tensor]:
+            inner = {**values, **given}
+            self._run(graph, inner, depth + 1)
+            return [_made(inner, output.name, "an output") for output in graph.output]
+
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        opset = self.opsets.get(_domain(node.domain), self.opset)
+        a = Known(attributes, opset, self._name_of(node), self.feedback, run)
+        over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
+        n = len(node.output)
+        made = over_frames(kind, a, n, args) if over_time else OPERATORS[kind].handler(a, n, *args)
+        a.all_used()
+        return list(made) if isinstance(made, tuple) else [made]
+
+    def _name_of(self, node: NodeProto) -> str:
+        """Return a name for what a node keeps: its own, in characters that names may have."""
+        name = "_".join(re.findall(r"\w+", node.name or node.op_type)).lower()
+        if name in self._names:
+            name = next(
+                f"{name}_{i}" for i in itertools.count(1) if f"{name}_{i}" not in self._names
+            )
+        self._names.add(name)
+        return name
 
     def _evaluated(self, node: NodeProto, args: list[Any]) -> list[Tensor]:
         """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
@@ -291,30 +351,46 @@ class _Reader:
 
 
 def _input_shape(
-    value: onnx.ValueInfoProto, given: Sequence[int] | None
+    value: onnx.ValueInfoProto, given: Sequence[int | None] | None
 ) -> tuple[Shape, int | None]:
     """Return the shape of an input, open axes as 1, and which of them is time."""
     dims = value.type.tensor_type.shape.dim
     unsaid = not value.type.tensor_type.HasField("shape")
     open_axes = [i for i, d in enumerate(dims) if not (d.HasField("dim_value") and d.dim_value > 0)]
     if given is not None:
-        shape = tuple(int(d) for d in given)
-        fits = unsaid or len(shape) == len(dims)
-        fits = fits and all(i in open_axes or d.dim_value == shape[i] for i, d in enumerate(dims))
-        if not fits or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
-            raise FileError(f"input {value.name!r} cannot have the shape {shape}")
-        return shape, None
+        return _given_shape(value.name, tuple(given), None if unsaid else dims, open_axes)
     time = [i for i in open_axes if not _is_batch(dims[i].dim_param)]
     if unsaid or len(time) > 1 or any(not dims[i].dim_param for i in time):
         shown = "?" if unsaid else [d.dim_param or d.dim_value or "?" for d in dims]
         raise FileError(
             f"input {value.name!r} has the open shape {shown}: say which with "
-            f"shapes={{{value.name!r}: (…)}}"
+            f"shapes={{{value.name!r}: (…)}}, and None for the time axis of a sequence"
         )
     shape = tuple(1 if i in open_axes else d.dim_value for i, d in enumerate(dims))
     if math.prod(shape) > MAX_FRAME:
         raise FileError(f"input {value.name!r} {shape} holds more than {MAX_FRAME} numbers")
     return shape, time[0] if time else None
+
+
+def _given_shape(
+    name: str, given: tuple[int | None, ...], dims: Any, open_axes: list[int]
+) -> tuple[Shape, int | None]:
+    """Return an input's shape as the user says it, where the file leaves it open; None is time."""
+    time = [i for i, d in enumerate(given) if d is None]
+    shape = tuple(1 if d is None else int(d) for d in given)
+    fits = dims is None or len(shape) == len(dims)
+    fits = fits and (
+        dims is None
+        or all(i in open_axes or i in time or d.dim_value == shape[i] for i, d in enumerate(dims))
+    )
+    if not fits or len(time) > 1 or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
+        raise FileError(f"input {name!r} cannot have the shape {given}")
+    return shape, time[0] if time else None
+
+
+def _domain(name: str) -> str:
+    """Return a domain of operators; ONNX's own has two names."""
+    return "" if name == "ai.onnx" else name
 
 
 def _is_batch(name: str) -> bool:
@@ -327,7 +403,10 @@ def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     return values[name]
 
 
-def _without_leading_ones(shape: Shape) -> Shape:
+def _frame_shape(shape: Shape, time: int | None) -> Shape:
+    """Return the shape of a frame: without the time axis and leading axes of size 1."""
+    if time is not None:
+        shape = (*shape[:time], *shape[time + 1 :])
     first = next((i for i, d in enumerate(shape) if d > 1), max(len(shape) - 1, 0))
     return shape[first:]
 

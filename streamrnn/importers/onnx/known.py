@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
-from ..graph import MAX_FRAME, Shape
-from .onnx_ops import Unsupported
+from ...graph import MAX_FRAME, Shape
+from .node import Unsupported
 
 __all__ = [
     "COMPUTED",
@@ -52,27 +53,50 @@ def check_stored(graph: GraphProto) -> None:
                 check_stored(inner)
             tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
     for tensor, who in tensors:
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise Unsupported(f"{who} lies in another file, which is not supported")
         if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
             raise Unsupported(f"{who} {list(tensor.dims)} is too large")
 
 
-def stored(tensor: TensorProto) -> npt.NDArray[Any]:
-    """Return a tensor of the file; raise Unsupported if it is damaged."""
+def stored(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
+    """Return a tensor of the file, or of one beside it; raise Unsupported if it is damaged."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return _external(tensor, folder)
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # a damaged tensor fails in many ways
         raise Unsupported(f"initializer {tensor.name!r} is damaged: {error}") from None
 
 
-def attribute_constant(node: NodeProto) -> npt.NDArray[Any]:
+def _external(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
+    """Return a tensor whose numbers lie in another file of the model's folder."""
+    who = f"initializer {tensor.name!r}"
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    home = folder.resolve()
+    path = (home / location).resolve()
+    if not location or home not in path.parents:
+        raise Unsupported(f"{who} lies in {location!r}, outside the folder of the model")
+    try:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        offset = int(entries.get("offset", 0))
+        size = math.prod(tensor.dims) * kind.itemsize
+        if offset < 0 or int(entries.get("length", size)) != size:
+            raise Unsupported(f"{who} {list(tensor.dims)} says it has {entries} bytes, not {size}")
+        if not path.is_file() or path.stat().st_size < offset + size:
+            raise Unsupported(f"{who} lies in {location!r}, which is missing or too short")
+        flat = np.fromfile(path, kind, math.prod(tensor.dims), offset=offset)
+        return flat.reshape(tuple(tensor.dims))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unsupported(f"{who} cannot be read from {location!r}: {error}") from None
+
+
+def attribute_constant(node: NodeProto, folder: Path) -> npt.NDArray[Any]:
     """Return what a node ``Constant`` holds."""
     if len(node.attribute) != 1:
         raise Unsupported("expects exactly one attribute")
     attribute = node.attribute[0]
     if attribute.type == AttributeProto.TENSOR:
-        return stored(attribute.t)
+        return stored(attribute.t, folder)
     kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
     kinds |= {"value_int": np.int64, "value_ints": np.int64}
     if attribute.name not in kinds:

@@ -1,0 +1,5 @@
+"""What each ONNX operator means in our ops: one file a family."""
+
+from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce
+
+__all__ = ["control", "conv", "elementwise", "linear", "moving", "norm", "recurrent", "reduce"]

@@ -1,0 +1,380 @@
+"""Moving numbers: shapes, slices, joins."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ....graph import Value
+from ....ops.concat import concat
+from ....ops.delay import Delay
+from ....ops.embedding import Embedding
+from ....ops.rearrange import Expand, Pad, Slice, Take, Transpose
+from ..node import (
+    Array,
+    Known,
+    Mixes,
+    Tensor,
+    Timed,
+    Unsupported,
+    axis_of,
+    integers,
+    known,
+    operator,
+    over_time,
+    reshaped,
+    symbol,
+    with_weights,
+)
+from ..time import each_frame, later, settled, whole_sequence
+
+
+def along(default: int) -> Mixes:
+    """For operators that work along the axis in their attribute ``axis``."""
+
+    def mixes(a: Known, *args: Tensor) -> Iterable[int]:
+        return [axis_of(a.peek("axis", default), next(x for x in args if x is not None))]
+
+    return mixes
+
+
+@operator("Reshape")
+def reshape(a: Known, n: int, x: Value, shape: Tensor) -> Tensor:
+    a.only("allowzero", 0)
+    dims = integers(shape, "the shape")
+    dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
+    if dims.count(-1) == 1:
+        dims[dims.index(-1)] = x.size // max(-math.prod(dims), 1)
+    return reshaped(x, tuple(dims))
+
+
+@operator("Flatten")
+def flatten(a: Known, n: int, x: Value) -> Tensor:
+    axis = a.get("axis", 1)
+    axis = axis if axis == len(x.shape) else axis_of(axis, x)
+    return reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+
+@operator("Squeeze")
+def squeeze(a: Known, n: int, x: Value, axes: Tensor = None) -> Tensor:
+    chosen = a.get("axes", None) if axes is None else integers(axes, "the axes")
+    if chosen is None:
+        chosen = [i for i, d in enumerate(x.shape) if d == 1]
+    gone = {axis_of(i, x) for i in chosen}
+    if any(x.shape[i] != 1 for i in gone):
+        raise Unsupported(f"shape {x.shape} cannot be squeezed on axes {sorted(gone)}")
+    return reshaped(x, tuple(d for i, d in enumerate(x.shape) if i not in gone))
+
+
+@operator("Unsqueeze")
+def unsqueeze(a: Known, n: int, x: Value, axes: Tensor = None) -> Tensor:
+    chosen = a.get("axes", None) if axes is None else integers(axes, "the axes")
+    rank = len(x.shape) + len(chosen)
+    new = {i % rank for i in chosen if -rank <= i < rank}
+    if len(new) < len(chosen):
+        raise Unsupported(f"shape {x.shape} cannot be unsqueezed on axes {chosen}")
+    rest = iter(x.shape)
+    return reshaped(x, tuple(1 if i in new else next(rest) for i in range(rank)))
+
+
+@operator("Transpose")
+def transpose(a: Known, n: int, x: Value) -> Tensor:
+    return Transpose(tuple(a.get("perm", range(len(x.shape))[::-1])))(x)
+
+
+@operator("Slice")
+def sliced(
+    a: Known,
+    n: int,
+    x: Value,
+    starts: Tensor = None,
+    ends: Tensor = None,
+    axes: Tensor = None,
+    steps: Tensor = None,
+) -> Tensor:
+    first = a.get("starts", None) if starts is None else integers(starts, "the starts")
+    last = a.get("ends", None) if ends is None else integers(ends, "the ends")
+    along = a.get("axes", None) if axes is None else integers(axes, "the axes")
+    along = range(len(first)) if along is None else along
+    by = [1] * len(first) if steps is None else integers(steps, "the steps")
+    for begin, end, axis, step in zip(first, last, along, by, strict=True):
+        positions = range(x.shape[axis_of(axis, x)])[begin:end:step]
+        if not positions:
+            raise Unsupported(f"nothing of shape {x.shape} is left")
+        if step == 1:
+            x = Slice(positions[0], positions[-1] + 1, axis)(x)
+        else:
+            x = Take(tuple(positions), axis)(x)
+    return x
+
+
+@operator("Split", mixes=along(0))
+def split(a: Known, n: int, x: Value, sizes: Tensor = None) -> Tensor:
+    axis = axis_of(a.get("axis", 0), x)
+    a.get("num_outputs", n)
+    parts = a.get("split", None) if sizes is None else integers(sizes, "the sizes")
+    if parts is None:
+        each = -(-x.shape[axis] // n)
+        parts = [min(each, x.shape[axis] - i * each) for i in range(n)]
+    edges = np.cumsum([0, *parts]).tolist()
+    if len(parts) != n or edges[-1] != x.shape[axis]:
+        raise Unsupported(f"an axis of {x.shape[axis]} cannot be split into {parts}")
+    return tuple(Slice(b, e, axis)(x) for b, e in itertools.pairwise(edges))
+
+
+@operator("Gather")
+def gather(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
+    if isinstance(indices, Value) and not isinstance(x, Value):
+        return _embedding(a, np.asarray(x), indices)
+    where = known(indices, "the indices")
+    x = symbol(x)
+    axis = axis_of(a.get("axis", 0), x)
+    taken = Take(tuple(int(i) for i in where.reshape(-1)), axis)(x)
+    return reshaped(taken, (*x.shape[:axis], *where.shape, *x.shape[axis + 1 :]))
+
+
+def _embedding(a: Known, table: Array, indices: Value) -> Tensor:
+    a.only("axis", 0)
+    if indices.dtype != "int64" or table.ndim != 2:
+        raise Unsupported("only rows of a matrix by indices that go in can be looked up")
+    return with_weights(Embedding(*table.shape), weight=table)(indices)
+
+
+@operator("Concat", mixes=along(0))
+def joined(a: Known, n: int, *xs: Tensor) -> Tensor:
+    values = [symbol(x) for x in xs]
+    return concat(*values, axis=axis_of(a.get("axis", 0), values[0]))
+
+
+@operator("Expand")
+def expand(a: Known, n: int, x: Value, shape: Tensor) -> Tensor:
+    return Expand(np.broadcast_shapes(x.shape, tuple(integers(shape, "the shape"))))(x)
+
+
+@operator("Pad")
+def pad(
+    a: Known, n: int, x: Value, pads: Tensor = None, value: Tensor = None, axes: Tensor = None
+) -> Tensor:
+    mode = a.get("mode", "constant")
+    amounts = a.get("pads", None) if pads is None else integers(pads, "the pads")
+    fill = a.get("value", 0.0) if value is None else known(value, "the value").item()
+    if fill != 0 or axes is not None or mode not in ("constant", "reflect", "edge"):
+        raise Unsupported("only padding with zeros, 'reflect' and 'edge' on all axes is supported")
+    rank = len(x.shape)
+    if not rank or len(amounts) != 2 * rank:
+        raise Unsupported(f"pads {amounts} do not fit a frame of shape {x.shape}")
+    before, after = amounts[:rank], amounts[rank:]
+    if any(before[:-1]) or any(after[:-1]):
+        raise Unsupported(f"only the last axis can be padded, got {amounts}")
+    return Pad(before[-1], after[-1], "replicate" if mode == "edge" else mode)(x)
+
+
+# Across time ------------------------------------------------------------------------------------
+
+
+def _moved(x: Timed, value: Value, axis: int | None) -> Timed:
+    """Return the frames of x as `value`, with time on another axis."""
+    return Timed(value, axis, x.length, x.front)
+
+
+def _constant_of_time(x: Timed, dims: list[int]) -> int:
+    """Return where in a shape the time axis is; raise Unsupported if it is folded away."""
+    found = [i for i, d in enumerate(dims) if d == x.length]
+    if len(found) != 1:
+        raise Unsupported(
+            f"a sequence of shape {x.shape} becomes {dims}: its frames are folded together with "
+            f"another axis, or their number is fixed (time has the length {x.length} here)"
+        )
+    return found[0]
+
+
+@over_time("Reshape")
+def reshape_frames(a: Known, n: int, x: Timed, shape: Tensor) -> Timed:
+    if x.axis is None:
+        return Timed(reshape(a, n, x.value, shape), None, x.length)
+    a.only("allowzero", 0)
+    dims = integers(shape, "the shape")
+    dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
+    if dims.count(-1) == 1:
+        dims[dims.index(-1)] = x.size // max(-math.prod(dims), 1)
+    axis = _constant_of_time(x, dims)
+    before, wanted = math.prod(x.shape[: x.axis]), math.prod(dims[:axis])
+    if math.prod(dims) != x.size or before != wanted:
+        raise Unsupported(f"a sequence of shape {x.shape} cannot become {dims} frame by frame")
+    return _moved(x, reshaped(x.value, (*dims[:axis], 1, *dims[axis + 1 :])), axis)
+
+
+@over_time("Flatten")
+def flatten_frames(a: Known, n: int, x: Timed) -> Timed:
+    axis = a.get("axis", 1)
+    axis = axis if axis == len(x.shape) else axis_of(axis, x)
+    dims = np.array([math.prod(x.shape[:axis]), math.prod(x.shape[axis:])])
+    made: Timed = reshape_frames(a, n, x, dims)
+    return made
+
+
+@over_time("Squeeze")
+def squeeze_frames(a: Known, n: int, x: Timed, axes: Tensor = None) -> Timed:
+    chosen = a.get("axes", None) if axes is None else integers(axes, "the axes")
+    if chosen is None:
+        chosen = [i for i, d in enumerate(x.shape) if d == 1]
+    gone = {axis_of(i, x) for i in chosen}
+    if x.axis in gone:
+        raise whole_sequence(x)
+    y = squeeze(a, n, x.value, np.array(sorted(gone), np.int64))
+    return _moved(x, y, None if x.axis is None else x.axis - sum(i < x.axis for i in gone))
+
+
+@over_time("Unsqueeze")
+def unsqueeze_frames(a: Known, n: int, x: Timed, axes: Tensor = None) -> Timed:
+    chosen = a.get("axes", None) if axes is None else integers(axes, "the axes")
+    y = unsqueeze(a, n, x.value, np.array(chosen, np.int64))
+    if x.axis is None:
+        return _moved(x, y, None)
+    new = {i % len(y.shape) for i in chosen}
+    kept = [i for i in range(len(y.shape)) if i not in new]
+    return _moved(x, y, kept[x.axis])
+
+
+@over_time("Transpose")
+def transpose_frames(a: Known, n: int, x: Timed) -> Timed:
+    perm = list(a.get("perm", range(len(x.shape))[::-1]))
+    y = Transpose(tuple(perm))(x.value)
+    return _moved(x, y, None if x.axis is None else perm.index(x.axis))
+
+
+@over_time("Expand")
+def expand_frames(a: Known, n: int, x: Timed, shape: Tensor) -> Timed:
+    if x.axis is None:
+        return _moved(x, expand(a, n, x.value, shape), None)
+    dims = list(np.broadcast_shapes(x.shape, tuple(integers(shape, "the shape"))))
+    axis = x.axis + len(dims) - len(x.shape)
+    if dims[axis] != x.length:
+        raise Unsupported(f"a sequence of shape {x.shape} cannot become {dims}")
+    dims[axis] = 1
+    return _moved(x, Expand(tuple(dims))(x.value), axis)
+
+
+@over_time("Slice")
+def slice_frames(a: Known, n: int, x: Timed, *bounds: Tensor) -> Timed:
+    names = ("starts", "ends", "axes", "steps")
+    given = dict(zip(names, bounds, strict=False))
+    lists = {
+        name: a.get(name, None) if given.get(name) is None else integers(given[name], f"the {name}")
+        for name in names
+    }
+    count = len(lists["starts"])
+    along = lists["axes"] or list(range(count))
+    steps = lists["steps"] or [1] * count
+    for begin, end, axis, step in zip(lists["starts"], lists["ends"], along, steps, strict=True):
+        if x.axis is not None and axis_of(axis, x) == x.axis:
+            x = _some_frames(x, begin, end, step)
+        else:
+            one = [np.array([i]) for i in (begin, end, axis, step)]
+            x = _moved(x, sliced(Known({}, a.opset), 1, x.value, *one), x.axis)
+    return x
+
+
+def _some_frames(x: Timed, begin: int, end: int, step: int) -> Timed:
+    """Return the frames from one on; what is cut off at the end never comes in a stream."""
+    chosen = range(x.length)[begin:end:step]
+    if step != 1 or len(chosen) < x.length // 2:
+        raise Unsupported(
+            f"frames {begin} to {end} in steps of {step} of a sequence are no stream (time has the "
+            f"length {x.length} here)"
+        )
+    front = min(x.front, chosen.start)
+    left = Timed(x.value, x.axis, x.length - front, x.front - front)
+    skip = chosen.start - front
+    value = later(settled(left), skip) if skip else x.value
+    return Timed(value, x.axis, len(chosen), 0 if skip else left.front)
+
+
+@over_time("Gather")
+def gather_frames(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
+    if isinstance(indices, Timed):
+        if isinstance(x, (Timed, Value)):
+            raise Unsupported("a value of the stream is looked up in another")
+        y = _embedding(a, np.asarray(x), indices.value)
+        return _moved(settled(indices), y, indices.axis)
+    where, axis = known(indices, "the indices"), axis_of(a.peek("axis", 0), x)
+    if axis == x.axis:
+        a.get("axis", 0)
+        return _last_frame(x, where)
+    y = gather(a, n, settled(x).value, where)
+    moved = x.axis
+    if moved is not None and moved > axis:
+        moved += where.ndim - 1
+    return Timed(y, moved, x.length)
+
+
+def _last_frame(x: Timed, where: Array) -> Timed:
+    if where.size != 1 or int(where.reshape(-1)[0]) not in (-1, x.length - 1):
+        raise Unsupported(
+            f"frames {where.reshape(-1).tolist()} of a sequence are chosen: of single frames only "
+            f"the last is known in a stream, as the one that came last"
+        )
+    assert x.axis is not None
+    shape = (*x.value.shape[: x.axis], *where.shape, *x.value.shape[x.axis + 1 :])
+    return Timed(reshaped(settled(x).value, shape), None, x.length)
+
+
+@over_time("Concat")
+def join_frames(a: Known, n: int, *xs: Tensor) -> Tensor:
+    timed = [x for x in xs if isinstance(x, Timed)]
+    axis = axis_of(a.peek("axis", 0), timed[0])
+    if any(x.axis != axis for x in timed):
+        return each_frame("Concat", a, n, xs)
+    a.get("axis", 0)
+    *before, last = xs
+    if len(timed) > 1 or not isinstance(last, Timed):
+        raise Unsupported("sequences are joined end to end: a stream has no end")
+    for constant in reversed(before):
+        frames = known(constant, "what comes before a sequence")
+        frames = np.moveaxis(np.asarray(frames, np.float32), axis, 0)
+        if not frames.any():
+            last = Timed(last.value, axis, last.length + len(frames), last.front + len(frames))
+            continue
+        last = settled(last)
+        op = Delay(len(frames))
+        op.initial_state = {"past": frames.reshape(len(frames), *last.value.shape)}
+        last = Timed(op(last.value), axis, last.length + len(frames))
+    return last
+
+
+@over_time("Pad")
+def pad_frames(a: Known, n: int, x: Timed, *others: Tensor) -> Timed:
+    pads = others[0] if others else None
+    amounts = a.peek("pads", None) if pads is None else integers(pads, "the pads")
+    rank = len(x.shape)
+    axes = others[2] if len(others) > 2 else None
+    along = list(range(rank)) if axes is None else [axis_of(i, x) for i in integers(axes, "axes")]
+    if len(amounts) != 2 * len(along):
+        raise Unsupported(f"pads {amounts} do not fit the axes {along}")
+    if x.axis is None or x.axis not in along:
+        return _moved(x, pad(a, n, settled(x).value, *others), x.axis)
+    at = along.index(x.axis)
+    before, after = amounts[at], amounts[at + len(along)]
+    rest = [0 if i % len(along) == at else p for i, p in enumerate(amounts)]
+    if before < 0:
+        raise Unsupported(f"a padding of {before} frames")
+    if any(rest):
+        inner = Known({"mode": a.peek("mode", "constant")}, a.opset)
+        fill = others[1] if len(others) > 1 else None
+        y = pad(inner, n, x.value, np.array(rest), fill, None if axes is None else np.array(along))
+    else:
+        y = x.value
+    mode = a.get("mode", "constant")
+    a.get("pads", None)
+    fill = a.get("value", 0.0)
+    if len(others) > 1 and others[1] is not None:
+        fill = float(known(others[1], "the value").reshape(-1)[0])
+    if before and (mode != "constant" or fill != 0):
+        raise Unsupported(
+            f"frames before the first are filled in the mode {mode!r} with {fill}: only zeros are "
+            f"supported"
+        )
+    return Timed(y, x.axis, x.length + before + after, x.front + before)
