@@ -44,11 +44,13 @@ from .ops.activations import (
     Square,
     Tanh,
 )
+from .ops.align import Align
 from .ops.arithmetic import Add, Div, Mul, Scale, Sub
 from .ops.concat import Concat, concat
 from .ops.constant import Constant
 from .ops.context import Context
 from .ops.conv1d import Conv1d
+from .ops.delay import Delay
 from .ops.embedding import Embedding
 from .ops.frame_conv1d import FrameConv1d
 from .ops.gru import GRU, GRUCell
@@ -69,12 +71,14 @@ __version__ = VERSION
 __all__ = [
     "Abs",
     "Add",
+    "Align",
     "BatchNorm1d",
     "Concat",
     "ConfigError",
     "Constant",
     "Context",
     "Conv1d",
+    "Delay",
     "Div",
     "ELU",
     "Embedding",

@@ -289,7 +289,10 @@ class Graph:
         return self.clock.start
 
     def receptive_field_frames(self) -> int | None:
-        """Return how many input frames an output depends on, itself included; None: on all."""
+        """Return how many input frames, up to the one with which it comes, an output depends on.
+
+        None: on all.
+        """
         field: dict[int, float] = {id(v): 1 for v in self.inputs.values()}
         for node in self.nodes:
             frames = node.op.receptive_field(*(arg.shape for arg in node.args))

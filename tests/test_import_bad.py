@@ -300,7 +300,8 @@ def test_numbers_in_another_file_are_refused_without_a_look(
         branch.node.insert(0, N("Constant", [], ["z"], value=outside))
     path = written(model, tmp_path)
     monkeypatch.setattr("onnx.external_data_helper.load_external_data_for_tensor", None)
-    assert_refused(path, "another file", "half" if where == "initializer" else "value")
+    why = "is missing" if location == "missing.bin" else "outside the model's folder"
+    assert_refused(path, "another file", "half" if where == "initializer" else "value", why)
 
 
 @pytest.mark.parametrize("dims", [[TOO_MANY], [10**6, 10**6], [-1], [2**62, 4], [3], [0], [1, 2]])

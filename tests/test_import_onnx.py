@@ -28,7 +28,7 @@ def test_what_we_export_we_read_back_as_the_same_function(case, tmp_path):
     read = sr.load(path).stream(on_nonfinite="propagate")
     stream = case.model.stream(on_nonfinite="propagate")
     stride = stream.program.clock.stride
-    assert set(read.state) == set(stream.state)
+    assert set(stream.state) <= set(read.state)
     frames = case.frames(20 * stride)
     frames = frames if isinstance(frames, tuple) else (frames,)
     for call in range(20):
@@ -36,6 +36,9 @@ def test_what_we_export_we_read_back_as_the_same_function(case, tmp_path):
         shaped = [x.reshape(v.shape) for x, v in zip(chunk, read.program.inputs, strict=True)]
         wanted = stream.run(chunk if len(chunk) > 1 else chunk[0])
         got = read.step(tuple(shaped) if len(shaped) > 1 else shaped[0])
+        if got is None:
+            assert not len(_tuple(wanted)[0])
+            continue
         pairs = zip(_tuple(got), _tuple(wanted), strict=True)
         for a, b in pairs:
             assert np.abs(a.ravel() - b.ravel()).max() <= 2e-6 * max(1, np.abs(b).max())
@@ -331,7 +334,7 @@ def test_a_trained_initial_state_of_a_sequence_is_kept(tmp_path):
         (
             [("ReduceMean", ["x"], ["y"], {"axes": [1], "keepdims": 1})],
             {},
-            "'y' is not one of each frame but of the whole sequence",
+            r"node 0 \(ReduceMean\): it works across the time axis \(axis 1 of .*1, time, 3\)",
         ),
         (
             [
@@ -339,9 +342,13 @@ def test_a_trained_initial_state_of_a_sequence_is_kept(tmp_path):
                 ("Sub", ["x", "m"], ["y"], {}),
             ],
             {},
-            "'y' of a whole sequence differs .* something in the graph looks at other frames",
+            r"node 0 \(ReduceMean\): it works across the time axis",
         ),
-        ([("Softmax", ["x"], ["y"], {"axis": 1})], {}, "looks at other frames"),
+        (
+            [("Softmax", ["x"], ["y"], {"axis": 1})],
+            {},
+            r"node 0 \(Softmax\): it works across the time axis",
+        ),
     ],
     ids=["bidirectional", "mean over time", "mean taken off", "softmax over time"],
 )

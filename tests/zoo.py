@@ -157,6 +157,31 @@ def _with_initial_state() -> Layer:
 
 add("LSTMCell trained initial state", _with_initial_state)
 
+# Frames that come later ---------------------------------------------------------------------------
+
+
+def _branches_that_meet() -> Layer:
+    x = Input(5)
+    early = s.GRUCell(5, 5)(s.Conv1d(5, 5, 1, stride=2)(x))
+    late = s.Tanh()(s.Align(1, 1, 2)(s.Conv1d(5, 5, 3, stride=2)(x)))
+    return Model(x, late - s.Align(0, 3, 2)(early))
+
+
+def _state_that_begins_later() -> Layer:
+    x = Input(3)
+    later = s.Align(2, 3)(x)
+    return Model(x, s.LSTMCell(3, 7)(s.Delay(2)(later)))
+
+
+add("Delay 1", on(7, lambda: s.Delay(1)))
+add("Delay 40 of a matrix", on((3, 5), lambda: s.Delay(40)))
+add("Align skip", on(7, lambda: s.Align(3)))
+add("Align wait", on(7, lambda: s.Align(0, 4)))
+add("Align skip and wait", on((2, 9), lambda: s.Align(2, 35)))
+add("Align between frames", lambda: Sequential(s.Conv1d(3, 4, 2, stride=3), s.Align(1, 4, 3)))
+add("Align branches that meet", _branches_that_meet)
+add("Align states that begin later", _state_that_begins_later)
+
 # Linear -------------------------------------------------------------------------------------------
 
 for _I, _O in ((1, 1), (3, 1), (1, 20), (20, 100), (100, 33), (16, 64)):

@@ -13,12 +13,18 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamrnn.errors import ExportError
 from streamrnn.graph import Node, Shape
 
-__all__ = ["BATCH", "OnnxRecorder"]
+__all__ = ["BATCH", "CALLS", "OnnxRecorder"]
 
 BATCH = 1
 """Streams in one graph."""
+
+CALLS = "calls"
+"""State that counts the calls so far, in graphs of which a part begins later."""
+MAX_CALLS = float(1 << 24)
+"""Where it stops: float32 counts no further."""
 
 
 class OnnxRecorder:
@@ -61,6 +67,11 @@ class OnnxRecorder:
     def frames(self) -> int:
         """Frames in the op's first input."""
         return self._chunk_frames // self.node.read_clock.stride
+
+    def first_frames(self) -> tuple[int, int]:
+        """Return which frame of the op's first input, and of its output, a call begins with."""
+        read, made = self.node.read_clock, self.node.value.clock
+        return -(read.start // read.stride), -(made.start // made.stride)
 
     def shape(self) -> Shape:
         """Shape of one frame of the op's first input."""
@@ -112,8 +123,31 @@ class OnnxRecorder:
         return f"{full}_in"
 
     def next_state(self, name: str, value: str) -> None:
-        """Say which value is the state as it goes out."""
-        self.next_states[self.node.full(name)] = value
+        """Say which value is the state as it goes out.
+
+        As long as the op's input has not begun, the state stays as it came in.
+        """
+        full = self.node.full(name)
+        waited = -self.first_frames()[0]
+        if waited:
+            calls, rest = divmod(waited, self.frames())
+            if rest:
+                raise ExportError(
+                    f"{self.node.name}: its input begins {self.node.read_clock.start} frames late, "
+                    f"in the middle of a call of {self._chunk_frames} frames: it has no step graph"
+                )
+            value = self.op("Where", self._begun(calls), value, f"{full}_in")
+        self.next_states[full] = value
+
+    def _begun(self, calls: int) -> str:
+        """Return whether so many calls came before this one; they are counted in a state."""
+        self.states[CALLS] = (1,)
+        if CALLS not in self.next_states:
+            more = self.op("Add", f"{CALLS}_in", self.constant(np.ones(1, np.float32)))
+            top = self.constant(np.full(1, MAX_CALLS, np.float32))
+            self.next_states[CALLS] = self.op("Min", more, top)
+        limit = self.constant(np.full(1, calls, np.float32))
+        return self.op("GreaterOrEqual", f"{CALLS}_in", limit)
 
     def name_outputs(self, outputs: dict[str, str]) -> None:
         """Give values the names under which the graph returns them."""

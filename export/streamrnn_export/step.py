@@ -123,8 +123,6 @@ def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
     g = OnnxRecorder(opset, graph.clock.stride)
     names = {id(v): name for name, v in graph.inputs.items()}
     for node in graph.nodes:
-        if node.value.clock.start:
-            raise ExportError(f"{node.name}: a first frame later than 0 has no step graph")
         g.begin(node)
         try:
             names[id(node.value)] = node.op.onnx(g, *(names[id(a)] for a in node.args))
@@ -139,11 +137,14 @@ def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
 
 def _record_feedback(g: OnnxRecorder, graph: Graph, names: dict[int, str]) -> None:
     """Let the value of each ``Past`` go out as the state that comes in next."""
-    if graph.feedback and graph.clock.stride > 1:
-        raise ExportError("a model with feedback whose output is slower than its input has no form")
     nodes = {id(node.value): node for node in graph.nodes}
     for past, new in graph.feedback.items():
         g.begin(nodes[id(past)])
+        if g.frames() != 1:
+            raise ExportError(
+                f"{g.node.name}: it changes {g.frames()} times a call, because the model's output "
+                f"is slower than that: it has no step graph"
+            )
         g.next_state("", g.op("Squeeze", names[id(new)], g.ints(0)))
 
 
@@ -163,5 +164,9 @@ def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
         }
         for name, shape in g.states.items()
     ]
-    own = {"stride_frames": graph.clock.stride, "states": states}
+    own = {
+        "stride_frames": graph.clock.stride,
+        "delay_frames": graph.clock.start,
+        "states": states,
+    }
     return {**getattr(model, "metadata", {}), "streamrnn": json.dumps(own)}

@@ -99,7 +99,7 @@ class Align(Op):
         return {"past": (self.memory_frames, *shapes[0])} if self.wait else {}
 
     def receptive_field(self, *shapes: Shape) -> int:
-        return 1
+        return self.memory_frames + 1
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1:

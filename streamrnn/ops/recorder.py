@@ -47,6 +47,14 @@ class Recorder(Protocol):
         """Frames in the op's first input: T."""
         ...
 
+    def first_frames(self) -> tuple[int, int]:
+        """Return which frame of the op's first input, and of its output, a call begins with.
+
+        They are counted from (calls so far) times (frames a call): where a value begins later than
+        the model's input, the calls before make frames with negative numbers, which mean nothing.
+        """
+        ...
+
     def shape(self) -> tuple[int, ...]:
         """Shape of one frame of the op's first input."""
         ...

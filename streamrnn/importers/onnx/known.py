@@ -43,51 +43,56 @@ COMPUTED = BROADCAST | frozenset(_OTHERS.split())
 """What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
-def check_stored(graph: GraphProto) -> None:
-    """Refuse tensors that are not in the file or too large, before anything looks for them."""
+def check_stored(graph: GraphProto, folder: Path) -> None:
+    """Refuse tensors that are too large or lie elsewhere than they may, before any is read."""
     tensors = [(t, f"initializer {t.name!r}") for t in graph.initializer]
     for node in graph.node:
         who = f"node {node.name} ({node.op_type})"
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                check_stored(inner)
+                check_stored(inner, folder)
             tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
     for tensor, who in tensors:
         if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
             raise Unsupported(f"{who} {list(tensor.dims)} is too large")
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _external(tensor, folder, who)
 
 
 def stored(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
     """Return a tensor of the file, or of one beside it; raise Unsupported if it is damaged."""
-    if tensor.data_location == TensorProto.EXTERNAL:
-        return _external(tensor, folder)
     try:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            path, kind, offset = _external(tensor, folder, f"initializer {tensor.name!r}")
+            flat = np.fromfile(path, kind, math.prod(tensor.dims), offset=offset)
+            return flat.reshape(tuple(tensor.dims))
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # a damaged tensor fails in many ways
         raise Unsupported(f"initializer {tensor.name!r} is damaged: {error}") from None
 
 
-def _external(tensor: TensorProto, folder: Path) -> npt.NDArray[Any]:
-    """Return a tensor whose numbers lie in another file of the model's folder."""
-    who = f"initializer {tensor.name!r}"
+def _external(tensor: TensorProto, folder: Path, who: str) -> tuple[Path, np.dtype[Any], int]:
+    """Return in which file of the model's folder a tensor's numbers lie, their kind and offset."""
     entries = {e.key: e.value for e in tensor.external_data}
-    location = entries.get("location", "")
-    home = folder.resolve()
-    path = (home / location).resolve()
-    if not location or home not in path.parents:
-        raise Unsupported(f"{who} lies in {location!r}, outside the folder of the model")
+    location, home = entries.get("location", ""), folder.resolve()
     try:
+        path = (home / location).resolve()
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        offset = int(entries.get("offset", 0))
-        size = math.prod(tensor.dims) * kind.itemsize
-        if offset < 0 or int(entries.get("length", size)) != size:
-            raise Unsupported(f"{who} {list(tensor.dims)} says it has {entries} bytes, not {size}")
-        if not path.is_file() or path.stat().st_size < offset + size:
-            raise Unsupported(f"{who} lies in {location!r}, which is missing or too short")
-        flat = np.fromfile(path, kind, math.prod(tensor.dims), offset=offset)
-        return flat.reshape(tuple(tensor.dims))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unsupported(f"{who} cannot be read from {location!r}: {error}") from None
+        offset, size = int(entries.get("offset", 0)), math.prod(tensor.dims) * kind.itemsize
+        length = int(entries.get("length", size))
+        there = path.stat().st_size if path.is_file() else -1
+    except (OSError, ValueError, KeyError) as error:
+        raise Unsupported(f"{who} lies in another file, {entries}: {error}") from None
+    if not location or home not in path.parents:
+        raise Unsupported(f"{who} lies in another file, {location!r}, outside the model's folder")
+    if offset < 0 or length != size:
+        raise Unsupported(f"{who} {list(tensor.dims)} takes {size} bytes, the file says {entries}")
+    if there < offset + size:
+        raise Unsupported(
+            f"{who} lies in another file, {location!r}, which "
+            + ("is missing" if there < 0 else f"has {there} bytes: {offset + size} are needed")
+        )
+    return path, kind, offset
 
 
 def attribute_constant(node: NodeProto, folder: Path) -> npt.NDArray[Any]:

@@ -181,10 +181,11 @@ Mixes = Callable[..., Iterable[int]]
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator: its handler, and which axes of its first input it mixes."""
+    """What is known of an operator, see :func:`operator`."""
 
     handler: Handler
     mixes: Mixes | None = None
+    weights: bool = False
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -194,7 +195,9 @@ OVER_TIME: dict[str, Handler] = {}
 """Handlers of operators that have a meaning of their own across time."""
 
 
-def operator(*names: str, mixes: Mixes | None = None) -> Callable[[Handler], Handler]:
+def operator(
+    *names: str, mixes: Mixes | None = None, weights: bool = False
+) -> Callable[[Handler], Handler]:
     """Register the handler of one or more operators.
 
     Parameters
@@ -206,11 +209,13 @@ def operator(*names: str, mixes: Mixes | None = None) -> Callable[[Handler], Han
         entries the operator mixes or reorders (attributes are to be read with ``a.peek``). An
         operator with it keeps its axes: broadcast against each other from the right, as many in the
         result as in the largest input. Without it the operator is refused over time.
+    weights : bool
+        Whether the inputs after the first are weights, rather than broadcast against it.
     """
 
     def register(handler: Handler) -> Handler:
         for name in names:
-            OPERATORS[name] = Operator(handler, mixes)
+            OPERATORS[name] = Operator(handler, mixes, weights)
         return handler
 
     return register

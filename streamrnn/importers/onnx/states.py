@@ -13,7 +13,7 @@ from onnx import ModelProto
 from ...errors import FileError
 from ...graph import Shape
 
-__all__ = ["own_states", "state_pairs"]
+__all__ = ["own_metadata", "own_states", "state_pairs"]
 
 _MARKS = re.compile(r"^(past|present|prev|next|new|in|out|init|final)_|_?(in|out|new|next|prev|n)$")
 
@@ -60,12 +60,17 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
     return pairs
 
 
-def own_states(proto: ModelProto) -> list[dict[str, Any]]:
-    """Return the states as the metadata of our own exports describes them."""
+def own_metadata(proto: ModelProto) -> dict[str, Any]:
+    """Return what the metadata of our own exports says beside the graph."""
     for prop in proto.metadata_props:
         if prop.key == "streamrnn":
-            return list(json.loads(prop.value)["states"])
-    return []
+            return dict(json.loads(prop.value))
+    return {}
+
+
+def own_states(proto: ModelProto) -> list[dict[str, Any]]:
+    """Return the states as the metadata of our own exports describes them."""
+    return list(own_metadata(proto).get("states", []))
 
 
 def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None] | None:

@@ -55,7 +55,12 @@ def each_frame(kind: str, a: Known, n: int, args: Sequence[Tensor]) -> Tensor:
         raise whole_sequence(timed[0])
     values = iter(aligned([t.value for t in timed]))
     given = [
-        next(values) if isinstance(x, Timed) else frame_of_constant(x, right, length) for x in args
+        next(values)
+        if isinstance(x, Timed)
+        else x
+        if found.weights
+        else frame_of_constant(x, right, length)
+        for x in args
     ]
     return _wrapped(found.handler(a, n, *given), right, length)
 

@@ -13,7 +13,7 @@ def last(a: Known, x: Tensor, *args: Tensor) -> tuple[int, ...]:
     return (len(x.shape) - 1,)
 
 
-@operator("MatMul", mixes=last)
+@operator("MatMul", mixes=last, weights=True)
 def matmul(a: Known, n: int, x: Tensor, w: Tensor) -> Tensor:
     weight = known(w, "the right factor")
     x = symbol(x)
@@ -23,7 +23,7 @@ def matmul(a: Known, n: int, x: Tensor, w: Tensor) -> Tensor:
     return with_weights(op, weight=weight.T)(x)
 
 
-@operator("Gemm", mixes=last)
+@operator("Gemm", mixes=last, weights=True)
 def gemm(a: Known, n: int, x: Tensor, w: Tensor, bias: Tensor = None) -> Tensor:
     a.only("transA", 0)
     alpha, beta = a.get("alpha", 1.0), a.get("beta", 1.0)

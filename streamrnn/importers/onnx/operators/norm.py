@@ -19,7 +19,7 @@ def normalised(a: Known, x: Tensor, *args: Tensor) -> range:
     return range(axis_of(a.peek("axis", -1), x), len(x.shape))
 
 
-@operator("BatchNormalization", mixes=channels)
+@operator("BatchNormalization", mixes=channels, weights=True)
 def batch_norm(
     a: Known, n: int, x: Value, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor
 ) -> Tensor:
@@ -35,7 +35,7 @@ def batch_norm(
     return reshaped(y, x.shape)
 
 
-@operator("LayerNormalization", mixes=normalised)
+@operator("LayerNormalization", mixes=normalised, weights=True)
 def layer_norm(a: Known, n: int, x: Value, scale: Tensor, bias: Tensor = None) -> Tensor:
     shape = x.shape[axis_of(a.get("axis", -1), x) :]
     a.only("stash_type", 1)
