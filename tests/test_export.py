@@ -71,6 +71,7 @@ def test_metadata_says_which_state_feeds_which_and_keeps_the_models_notes(tmp_pa
     assert meta["sample_rate_hz"] == "16000"
     assert json.loads(meta["streamrnn"]) == {
         "stride_frames": 1,
+        "delay_frames": 0,
         "states": [
             {
                 "input": "memory.h_in",

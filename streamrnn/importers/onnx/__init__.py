@@ -1,5 +1,5 @@
 """ONNX graphs read as streaming models."""
 
-from .graph import load_onnx
+from .graph import Reader, load_onnx, read_onnx
 
-__all__ = ["load_onnx"]
+__all__ = ["Reader", "load_onnx", "read_onnx"]

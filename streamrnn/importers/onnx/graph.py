@@ -15,10 +15,11 @@ taken before its size has been checked, and what is not known is an error that n
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from .sequence import check_sequence
 from .states import own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
-__all__ = ["load_onnx"]
+__all__ = ["Reader", "load_onnx", "read_onnx"]
 
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
@@ -93,13 +94,31 @@ def load_onnx(
         If the file cannot be read as ONNX, or holds what is not supported: the message names the
         node and the reason.
     """
-    proto = parsed(path)
-    try:
-        reader = Reader(proto, shapes or {}, constants or {}, path.parent)
-        model = reader.model(states)
-        if reader.sequence and verify:
+    model, reader = read_onnx(path, shapes, constants, states)
+    if reader.sequence and verify:
+        with _named_in_errors(path):
             check_sequence(path, model, reader)
-        return model
+    return model
+
+
+def read_onnx(
+    path: Path,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+) -> tuple[Model, Reader]:
+    """Read an ONNX graph as :func:`load_onnx` does, unchecked; return how it was read as well."""
+    proto = parsed(path)
+    with _named_in_errors(path):
+        reader = Reader(proto, shapes or {}, constants or {}, path.parent)
+        return reader.model(states), reader
+
+
+@contextlib.contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Let every error be a FileError that names the file."""
+    try:
+        yield
     except Unsupported as reason:
         raise FileError(f"{path}: {reason}") from None
     except StreamrnnError as error:
@@ -171,6 +190,7 @@ class Reader:
         self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
         self.feedback: dict[Value, Value] = {}
         self.output_axes: dict[str, int | None] = {}
+        self.output_shapes: dict[str, Shape] = {}
         self.pairs: dict[str, str] = {}
         self._names: set[str] = set()
 
@@ -240,11 +260,48 @@ class Reader:
                 raise Unsupported(f"output {output.name!r} does not depend on any input")
             skip = self._meaningless_calls()
             value = Align(skip)(value) if skip else value
-            self.output_axes[output.name] = axis
+            self.output_axes[output.name], self.output_shapes[output.name] = axis, value.shape
             outputs[output.name] = reshaped(value, _frame_shape(value.shape, axis))
         if not outputs:
             raise Unsupported("every output is a state: nothing is left to come out")
         return dict(zip(outputs, aligned(list(outputs.values())), strict=True))
+
+    def whole_graph(self, path: Path) -> Path | bytes:
+        """Return the graph as onnxruntime is to load it: the file, or with its time axis opened."""
+        dims = {
+            v.name: v.type.tensor_type.shape.dim[self.time_axes[v.name]]
+            for v in self.proto.graph.input
+            if v.name in self.time_axes and v.type.tensor_type.HasField("shape")
+        }
+        if not any(d.HasField("dim_value") and d.dim_value > 0 for d in dims.values()):
+            return path
+        opened = ModelProto()
+        opened.CopyFrom(self.proto)
+        del opened.graph.value_info[:]
+        for value in (*opened.graph.input, *opened.graph.output):
+            if value.name in dims:
+                value.type.tensor_type.shape.dim[self.time_axes[value.name]].dim_param = "time"
+            elif value.name in self.output_axes:
+                value.type.tensor_type.ClearField("shape")
+        return bytes(opened.SerializeToString())
+
+    def random_sequence(self, model: Model, length: int, seed: int) -> dict[str, Any]:
+        """Return random inputs of the whole graph, `length` frames long; states are zero."""
+        rng = np.random.default_rng(seed)
+        program = model.program()
+        limits = dict(zip(program.graph.inputs, program.index_limits, strict=True))
+        feeds: dict[str, Any] = {}
+        for name, shape in self.shapes.items():
+            axis = self.time_axes.get(name)
+            whole = shape if axis is None else (*shape[:axis], length, *shape[axis + 1 :])
+            if name in self.pairs:
+                feeds[name] = np.zeros(shape, np.float32)
+            elif limits[name]:
+                kind = onnx.helper.tensor_dtype_to_np_dtype(self.dtypes[name])
+                feeds[name] = rng.integers(0, limits[name], whole).astype(kind)
+            else:
+                feeds[name] = rng.standard_normal(whole).astype(np.float32)
+        return feeds
 
     def _meaningless_calls(self) -> int:
         """Return of how many first calls our own exports say that their outputs mean nothing."""

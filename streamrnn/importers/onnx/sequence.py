@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from ...layer import Model
 from .node import Unsupported
@@ -30,18 +29,20 @@ def check_sequence(path: Path, model: Model, reader: Reader) -> None:
         raise Unsupported(
             "a graph over sequences is checked in onnxruntime: pip install streamrnn[onnx]"
         ) from None
-    program = model.program()
-    clock = program.clock
+    clock = model.graph().clock
     length = clock.start + CHECKED_FRAMES * clock.stride
     if length > MAX_CHECKED:
         raise Unsupported(f"nothing comes out in the first {clock.start} frames")
-    feeds, frames = _random_input(reader, model, length)
+    feeds = reader.random_sequence(model, length, seed=0)
+    frames = _frames_of(reader, model, feeds, length)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        wanted = session.run(list(reader.output_axes), feeds)
+        source = reader.whole_graph(path)
+        given = source if isinstance(source, bytes) else str(source)
+        session = onnxruntime.InferenceSession(given, options, ["CPUExecutionProvider"])
+        wanted = session.run(list(reader.output_axes), {**reader.constants, **feeds})
     except Exception as error:  # onnxruntime's errors have no common base
         raise Unsupported(f"onnxruntime cannot run it over {length} frames: {error}") from None
     got = model.stream().run(frames if len(frames) > 1 else frames[0])
@@ -61,27 +62,14 @@ def check_sequence(path: Path, model: Model, reader: Reader) -> None:
             )
 
 
-def _random_input(
-    reader: Reader, model: Model, length: int
-) -> tuple[dict[str, npt.NDArray[Any]], tuple[npt.NDArray[Any], ...]]:
-    """Return a random sequence as the graph takes it, and as the stream does."""
-    rng = np.random.default_rng(0)
-    program = model.program()
-    limits = dict(zip(program.graph.inputs, program.index_limits, strict=True))
-    feeds, frames = dict(reader.constants), []
-    for name, shape in reader.shapes.items():
-        axis = reader.time_axes.get(name)
-        whole = shape if axis is None else (*shape[:axis], length, *shape[axis + 1 :])
-        kind = onnx.helper.tensor_dtype_to_np_dtype(reader.dtypes[name])
-        if name in reader.pairs:
-            feeds[name] = np.zeros(shape, np.float32)
-            continue
-        if limits[name]:
-            feeds[name] = rng.integers(0, limits[name], whole).astype(kind)
-        else:
-            feeds[name] = rng.standard_normal(whole).astype(np.float32)
-        frame = program.graph.inputs[name].shape
-        moved = feeds[name][None] if axis is None else np.moveaxis(feeds[name], axis, 0)
-        given = np.broadcast_to(moved.reshape(-1, *frame), (length, *frame))
+def _frames_of(
+    reader: Reader, model: Model, feeds: dict[str, npt.NDArray[Any]], length: int
+) -> tuple[npt.NDArray[Any], ...]:
+    """Return inputs of the whole graph as the stream takes them."""
+    frames = []
+    for name, value in model.graph().inputs.items():
+        axis, x = reader.time_axes.get(name), feeds[name]
+        moved = x[None] if axis is None else np.moveaxis(x, axis, 0)
+        given = np.broadcast_to(moved.reshape(-1, *value.shape), (length, *value.shape))
         frames.append(np.ascontiguousarray(given))
-    return feeds, tuple(frames)
+    return tuple(frames)
