@@ -382,23 +382,3 @@ def test_a_read_model_can_be_saved_and_exported_again(tmp_path):
     assert np.array_equal(again.stream().run(frames), model.stream().run(frames))
     report = to_onnx(model, tmp_path / "m.onnx", frames=frames)
     assert max(report.max_relative.values()) < 1e-5
-
-
-def test_states_can_be_named_where_nothing_tells(tmp_path):
-    """Two states of one shape whose names say nothing."""
-    cell = sr.LSTMCell(3, 4, seed=0)
-    to_onnx(cell, tmp_path / "m.onnx")
-    proto = onnx.load(tmp_path / "m.onnx")
-    del proto.metadata_props[:]
-    names = {"lstm_0.h_in": "p", "lstm_0.c_in": "q", "lstm_0.h_out": "r", "lstm_0.c_out": "s"}
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.name = names.get(value.name, value.name)
-    for node in proto.graph.node:
-        for field in (node.input, node.output):
-            field[:] = [names.get(n, n) for n in field]
-    onnx.save(proto, tmp_path / "n.onnx")
-    with pytest.raises(sr.FileError, match=r"inputs p, q may be fed by any .* r, s: say which"):
-        sr.load(tmp_path / "n.onnx")
-    read = sr.load(tmp_path / "n.onnx", states={"p": "r", "q": "s"})
-    xs = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
-    assert np.abs(read.stream().run(xs) - cell.stream().run(xs)).max() < 1e-6

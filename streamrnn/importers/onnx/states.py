@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from ...errors import FileError
 from ...graph import Shape
 
 __all__ = ["own_metadata", "own_states", "state_pairs"]
 
-_MARKS = re.compile(r"^(past|present|prev|next|new|in|out|init|final)_|_?(in|out|new|next|prev|n)$")
+_PREFIXES = "cur|current|final|in|init|initial|input|last|new|next|old|out|output|past|present|prev"
+_MARKS = re.compile(
+    rf"^({_PREFIXES}|previous|updated)_|_?(in|input|init|new|next|old|out|output|past|prev|n)$"
+)
+_FIRST = re.compile(r"_?[0n]$")
 
 
 def _base(name: str) -> str:
@@ -31,20 +35,30 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
 
     In this order: as the metadata of our own exports says; inputs and outputs whose names differ
     only in what marks them as in and out (``h`` and ``hn``, ``state`` and ``stateN``, ``*_in`` and
-    ``*_out``, ``past_*`` and ``present_*``); of the rest, but the first of each, an input and an
-    output that are alone with their shape.
+    ``*_out``, ``past_*`` and ``present_*``, ``h0`` and ``hn``), but not the first input and the
+    first output, which may be ``audio_in`` and ``audio_out``; where a recurrent node begins with
+    the one and ends with the other; of the rest, but the first of each, an input and an output that
+    are alone with their shape.
     """
     outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
     own = own_states(proto)
     if own:
         return {s["input"]: s["output"] for s in own}
-    pairs = {}
-    for name, shape in shapes.items():
-        same = [
-            o for o, dims in outputs.items() if _base(o) == _base(name) and _may_be(dims, shape)
-        ]
-        if len(same) == 1:
-            pairs[name] = same[0]
+    pairs: dict[str, str] = {}
+    first = next(iter(shapes), ""), next(iter(outputs), "")
+    for base in (_base, lambda name: _FIRST.sub("", name.lower())):
+        for name, shape in shapes.items():
+            same = [
+                o
+                for o, dims in outputs.items()
+                if o not in pairs.values() and base(o) == base(name) and _may_be(dims, shape)
+                if (name, o) != first
+            ]
+            if name not in pairs and len(same) == 1:
+                pairs[name] = same[0]
+    for name, output in _flows(proto.graph).items():
+        if name in shapes and name not in pairs and output not in pairs.values():
+            pairs[name] = output
     rest_in = [n for n in list(shapes)[1:] if n not in pairs]
     rest_out = [o for o in list(outputs)[1:] if o not in pairs.values()]
     for name in rest_in:
@@ -58,6 +72,59 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
                 f"say which with states={{{name!r}: …}}"
             )
     return pairs
+
+
+_MOVES = (
+    "Cast Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze"
+)
+_MOVING = frozenset(_MOVES.split())
+"""Operators through which a state is followed to the recurrent node that has it."""
+_HELD = {
+    "RNN": ((5, 1),),
+    "GRU": ((5, 1),),
+    "LSTM": ((5, 1), (6, 2)),
+    "DynamicQuantizeLSTM": ((5, 1), (6, 2)),
+}
+"""Recurrent operators: at which of its inputs a state comes in, and at which output it goes out."""
+
+
+def _flows(graph: GraphProto) -> dict[str, str]:
+    """Return inputs with which a recurrent node begins, and the outputs in which it ends."""
+    maker = {o: node for node in graph.node for o in node.output if o}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in filter(None, node.input):
+            readers.setdefault(name, []).append(node)
+    inputs, outputs = {v.name for v in graph.input}, {v.name for v in graph.output}
+    found: dict[str, set[str]] = {}
+    for node in graph.node:
+        for i, o in _HELD.get(node.op_type, ()):
+            if len(node.input) <= i or len(node.output) <= o:
+                continue
+            before = _reached(node.input[i], lambda n: _sources(maker.get(n)), inputs)
+            after = _reached(node.output[o], lambda n: _results(readers.get(n, [])), outputs)
+            if len(before) == 1:
+                found.setdefault(before.pop(), set()).update(after)
+    return {name: ends.pop() for name, ends in found.items() if len(ends) == 1}
+
+
+def _sources(node: NodeProto | None) -> Iterable[str]:
+    return node.input[:] if node is not None and node.op_type in _MOVING else ()
+
+
+def _results(nodes: Iterable[NodeProto]) -> Iterable[str]:
+    return [o for node in nodes if node.op_type in _MOVING for o in node.output]
+
+
+def _reached(start: str, step: Callable[[str], Iterable[str]], ends: set[str]) -> set[str]:
+    """Return which of `ends` are met from a name on, going as `step` says."""
+    seen, todo = set(), [start]
+    while todo:
+        name = todo.pop()
+        if name and name not in seen:
+            seen.add(name)
+            todo.extend(step(name))
+    return seen & ends
 
 
 def own_metadata(proto: ModelProto) -> dict[str, Any]:
