@@ -1,4 +1,4 @@
-"""Which output of an ONNX graph feeds which input: by metadata, names, shapes, data flow, the user."""
+"""Which output of an ONNX graph feeds which input: names, shapes, data flow, the user."""
 
 import numpy as np
 import pytest
@@ -136,8 +136,8 @@ def _mute(path):
         ("Add", ["x", "t"], ["s"], {}),
         ("Sub", ["r", "s"], ["y"], {}),
     ]
-    inputs = dict.fromkeys("xpq", [1, 3])
-    return write(path, nodes, inputs, dict.fromkeys("yrs", [1, 3]))
+    inputs = {name: [1, 3] for name in "xpq"}
+    return write(path, nodes, inputs, {name: [1, 3] for name in "yrs"})
 
 
 def test_where_nothing_tells_the_user_is_asked(tmp_path):

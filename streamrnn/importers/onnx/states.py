@@ -74,10 +74,8 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
     return pairs
 
 
-_MOVES = (
-    "Cast Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze"
-)
-_MOVING = frozenset(_MOVES.split())
+_MOVES = "Cast Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose"
+_MOVING = frozenset([*_MOVES.split(), "Unsqueeze"])
 """Operators through which a state is followed to the recurrent node that has it."""
 _HELD = {
     "RNN": ((5, 1),),
