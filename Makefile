@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The CPU build of PyTorch is what tests and benchmarks compare with; they go on without it.
 .venv/torch: .venv/ready
-	-$(BIN)/python -m pip install --quiet torch==2.13.0
+	-$(BIN)/python -m pip install --quiet torch==2.13.0 "onnxscript>=0.3"
 	touch $@
 
 demo: .venv/ready  ## speech detection on a real recording, and its export to ONNX

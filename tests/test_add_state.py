@@ -125,10 +125,11 @@ def test_what_has_no_state_or_no_time_axis_is_refused(tmp_path):
     with pytest.raises(sr.ExportError, match="no state to add"):
         add_state(flat, tmp_path / "s.onnx")
     nodes = [("GRU", ["x", "W", "R"], ["y"], {"hidden_size": 4})]
-    fixed = graph(tmp_path / "b.onnx", nodes, gru(), [1, 1, 3])
+    one = graph(tmp_path / "b.onnx", nodes, gru(), [1, 1, 3])
     with pytest.raises(sr.ExportError, match="no input has an open time axis"):
-        add_state(fixed, tmp_path / "s.onnx")
-    add_state(fixed, tmp_path / "s.onnx", shapes={"x": (None, 1, 3)})
+        add_state(one, tmp_path / "s.onnx")
+    long = graph(tmp_path / "c.onnx", nodes, gru(), [100, 1, 3])
+    assert add_state(long, tmp_path / "s.onnx", shapes={"x": (None, 1, 3)}).frames == 100
 
 
 def test_a_real_model_without_states_gets_them(tmp_path):

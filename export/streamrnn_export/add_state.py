@@ -174,13 +174,13 @@ def _verify(
     """Run the original over a whole sequence and the new graph call by call."""
     clock = model.graph().clock
     waited = clock.start // clock.stride
-    length = (waited + CHECKED_CALLS) * clock.stride
+    length = reader.fixed_length or (waited + CHECKED_CALLS) * clock.stride
     feeds = reader.random_sequence(model, length, SEED) if sequence is None else dict(sequence)
     lengths = {np.shape(feeds[n])[axis] for n, axis in reader.time_axes.items()}
     if len(lengths) > 1:
         raise ExportError(f"the inputs to verify with have different lengths: {sorted(lengths)}")
     names = list(reader.output_axes)
-    original = session_of(reader.whole_graph(source), "the original")
+    original = session_of(source, "the original")
     whole = dict(zip(names, original(names, {**reader.constants, **feeds}), strict=True))
     step = StepSession(report.proto)
     differences = Differences(names)

@@ -74,8 +74,8 @@ def load_onnx(
         The file.
     shapes : mapping of str to tuple of int or None, optional
         Shapes of inputs that the file leaves open; None is the time axis, of which the model takes
-        one frame at a time (also where the file has a number). Unless given, open batch axes are 1,
-        and another open axis is time.
+        one frame at a time (also where the file has a number of frames). Unless given, open batch
+        axes are 1, and another open axis is time.
     constants : mapping of str to array, optional
         Inputs that never change, such as a sample rate, and what they are.
     states : mapping of str to str, optional
@@ -187,6 +187,8 @@ class Reader:
                 self.shapes[name], time = _input_shape(value, shapes.get(name))
                 if time is not None:
                     self.time_axes[name] = time
+        self.fixed_length = _fixed_length(inputs, self.time_axes)
+        """Frames in a sequence, where the file says how many."""
         self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
         self.feedback: dict[Value, Value] = {}
         self.output_axes: dict[str, int | None] = {}
@@ -231,7 +233,9 @@ class Reader:
                 frame = _frame_shape(shape, axis)
                 inputs[name] = Input(frame, "int64" if indices else "float32")
                 value = reshaped(inputs[name], shape)
-                values[name] = value if axis is None else Timed(value, axis, TIME)
+                values[name] = (
+                    value if axis is None else Timed(value, axis, self.fixed_length or TIME)
+                )
         self._run(graph, values, 0)
         feedback = dict(self.feedback)
         for past_name, new_name in pairs.items():
@@ -265,25 +269,6 @@ class Reader:
         if not outputs:
             raise Unsupported("every output is a state: nothing is left to come out")
         return dict(zip(outputs, aligned(list(outputs.values())), strict=True))
-
-    def whole_graph(self, path: Path) -> Path | bytes:
-        """Return the graph as onnxruntime is to load it: the file, or with its time axis opened."""
-        dims = {
-            v.name: v.type.tensor_type.shape.dim[self.time_axes[v.name]]
-            for v in self.proto.graph.input
-            if v.name in self.time_axes and v.type.tensor_type.HasField("shape")
-        }
-        if not any(d.HasField("dim_value") and d.dim_value > 0 for d in dims.values()):
-            return path
-        opened = ModelProto()
-        opened.CopyFrom(self.proto)
-        del opened.graph.value_info[:]
-        for value in (*opened.graph.input, *opened.graph.output):
-            if value.name in dims:
-                value.type.tensor_type.shape.dim[self.time_axes[value.name]].dim_param = "time"
-            elif value.name in self.output_axes:
-                value.type.tensor_type.ClearField("shape")
-        return bytes(opened.SerializeToString())
 
     def random_sequence(self, model: Model, length: int, seed: int) -> dict[str, Any]:
         """Return random inputs of the whole graph, `length` frames long; states are zero."""
@@ -456,6 +441,19 @@ def _given_shape(
 def _domain(name: str) -> str:
     """Return a domain of operators; ONNX's own has two names."""
     return "" if name == "ai.onnx" else name
+
+
+def _fixed_length(
+    inputs: Mapping[str, onnx.ValueInfoProto], time_axes: Mapping[str, int]
+) -> int | None:
+    """Return how long the file says that sequences are, or None if it leaves that open."""
+    lengths = set()
+    for name, axis in time_axes.items():
+        dims = inputs[name].type.tensor_type.shape.dim
+        lengths.add(dims[axis].dim_value if len(dims) > axis else 0)
+    if len(lengths) > 1:
+        raise FileError(f"the time axes have different lengths: {sorted(lengths)}")
+    return max(lengths, default=0) or None
 
 
 def _is_batch(name: str) -> bool:

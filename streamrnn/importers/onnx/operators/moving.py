@@ -195,9 +195,9 @@ def _constant_of_time(x: Timed, dims: list[int]) -> int:
 def reshape_frames(a: Known, n: int, x: Timed, shape: Tensor) -> Timed:
     if x.axis is None:
         return Timed(reshape(a, n, x.value, shape), None, x.length)
-    a.only("allowzero", 0)
     dims = integers(shape, "the shape")
-    dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
+    if not a.get("allowzero", 0):
+        dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
     if dims.count(-1) == 1:
         dims[dims.index(-1)] = x.size // max(-math.prod(dims), 1)
     axis = _constant_of_time(x, dims)
