@@ -103,6 +103,20 @@ def test_products_norms_and_branches_work_frame_by_frame(tmp_path):
     equal_to_the_whole(over(tmp_path, nodes, weights), (1, 1, 3), 1, out_axis=1)
 
 
+def test_time_may_be_the_last_axis(tmp_path):
+    nodes = [
+        ("Split", ["x", "sizes"], ["a", "b"], {"axis": 1}),
+        ("BatchNormalization", ["a", "w", "w", "w", "w"], ["c"], {}),
+        ("PRelu", ["c", "slope"], ["d"], {}),
+        ("Concat", ["b", "d"], ["e"], {"axis": 1}),
+        ("Softmax", ["e"], ["y"], {"axis": 1}),
+    ]
+    weights = {"sizes": np.array([3, 1]), "w": np.array([0.5, 1, 2], np.float32)}
+    weights["slope"] = normal(3, 1)
+    path = over(tmp_path, nodes, weights, shape=[1, 4, "time"])
+    equal_to_the_whole(path, (1, 4, 1), 2, out_axis=2)
+
+
 def test_the_last_state_is_the_one_so_far(tmp_path):
     equal_to_the_whole(over(tmp_path, GRU, names=("x", "last")), (1, 1, 3), 1)
 
@@ -153,15 +167,18 @@ def test_frames_put_in_front_are_a_delay(fill, tmp_path):
     equal_to_the_whole(path, (1, 1, 3), 1, out_axis=1)
 
 
-def test_padding_in_front_is_a_delay(tmp_path):
+@pytest.mark.parametrize("fill", [0.0, 0.75])
+@pytest.mark.parametrize("features", [0, 1])
+def test_padding_in_front_is_a_delay(fill, features, tmp_path):
     nodes = [
-        ("Pad", ["x", "pads"], ["a"], {}),
+        ("Pad", ["x", "pads", "fill"], ["a"], {}),
         ("Sigmoid", ["a"], ["b"], {}),  # 0.5 in the padding
         ("Transpose", ["b"], ["t"], {"perm": [1, 0, 2]}),
-        ("GRU", ["t", "W", "R"], ["y"], {"hidden_size": 4}),
+        ("GRU", ["t", "wide", "R"], ["y"], {"hidden_size": 4}),
     ]
-    path = over(tmp_path, nodes, {"pads": np.array([0, 2, 0, 0, 0, 0])})
-    equal_to_the_whole(path, (1, 1, 3), 1, out_axis=0)
+    pads = np.array([0, 2, features, 0, 0, features])
+    weights = {"pads": pads, "fill": np.float32(fill), "wide": normal(1, 12, 3 + 2 * features)}
+    equal_to_the_whole(over(tmp_path, nodes, weights), (1, 1, 3), 1, out_axis=0)
 
 
 def test_a_constant_that_is_the_same_at_every_frame_is_taken(tmp_path):
@@ -235,7 +252,7 @@ REFUSED = {
     "mirrored frames in front": (
         [("Pad", ["x", "pads"], ["y"], {"mode": "reflect"})],
         {"pads": np.array([0, 2, 0, 0, 0, 0])},
-        r"node 0 \(Pad\): .* 'reflect'",
+        r"node 0 \(Pad\): .* 'reflect': only constant",
     ),
     "a sum over time": (
         [("ReduceSum", ["x", "one"], ["y"], {})],

@@ -111,7 +111,7 @@ def sliced(
     return x
 
 
-@operator("Split", mixes=along(0))
+@operator("Split", mixes=along(0), weights=True)
 def split(a: Known, n: int, x: Value, sizes: Tensor = None) -> Tensor:
     axis = axis_of(a.get("axis", 0), x)
     a.get("num_outputs", n)
@@ -333,48 +333,46 @@ def join_frames(a: Known, n: int, *xs: Tensor) -> Tensor:
     if len(timed) > 1 or not isinstance(last, Timed):
         raise Unsupported("sequences are joined end to end: a stream has no end")
     for constant in reversed(before):
-        frames = known(constant, "what comes before a sequence")
-        frames = np.moveaxis(np.asarray(frames, np.float32), axis, 0)
-        if not frames.any():
-            last = Timed(last.value, axis, last.length + len(frames), last.front + len(frames))
-            continue
-        last = settled(last)
-        op = Delay(len(frames))
-        op.initial_state = {"past": frames.reshape(len(frames), *last.value.shape)}
-        last = Timed(op(last.value), axis, last.length + len(frames))
+        frames = np.moveaxis(known(constant, "what comes before a sequence"), axis, 0)
+        last = _in_front(last, frames.reshape(len(frames), *last.value.shape))
     return last
 
 
 @over_time("Pad")
-def pad_frames(a: Known, n: int, x: Timed, *others: Tensor) -> Timed:
-    pads = others[0] if others else None
-    amounts = a.peek("pads", None) if pads is None else integers(pads, "the pads")
-    rank = len(x.shape)
-    axes = others[2] if len(others) > 2 else None
+def pad_frames(
+    a: Known, n: int, x: Timed, pads: Tensor = None, value: Tensor = None, axes: Tensor = None
+) -> Timed:
+    rank, mode = len(x.shape), a.get("mode", "constant")
+    fill = a.get("value", 0.0) if value is None else float(known(value, "the value").item())
+    given = a.get("pads", None) if pads is None else integers(pads, "the pads")
     along = list(range(rank)) if axes is None else [axis_of(i, x) for i in integers(axes, "axes")]
-    if len(amounts) != 2 * len(along):
-        raise Unsupported(f"pads {amounts} do not fit the axes {along}")
-    if x.axis is None or x.axis not in along:
-        return _moved(x, pad(a, n, settled(x).value, *others), x.axis)
-    at = along.index(x.axis)
-    before, after = amounts[at], amounts[at + len(along)]
-    rest = [0 if i % len(along) == at else p for i, p in enumerate(amounts)]
-    if before < 0:
-        raise Unsupported(f"a padding of {before} frames")
-    if any(rest):
-        inner = Known({"mode": a.peek("mode", "constant")}, a.opset)
-        fill = others[1] if len(others) > 1 else None
-        y = pad(inner, n, x.value, np.array(rest), fill, None if axes is None else np.array(along))
-    else:
-        y = x.value
-    mode = a.get("mode", "constant")
-    a.get("pads", None)
-    fill = a.get("value", 0.0)
-    if len(others) > 1 and others[1] is not None:
-        fill = float(known(others[1], "the value").reshape(-1)[0])
-    if before and (mode != "constant" or fill != 0):
+    if len(given) != 2 * len(along):
+        raise Unsupported(f"pads {given} do not fit the axes {along}")
+    amounts = np.zeros((2, rank), np.int64)
+    amounts[:, along] = np.reshape(given, (2, -1))
+    before = after = 0
+    if x.axis is not None:
+        before, after = amounts[:, x.axis].tolist()
+        amounts[:, x.axis] = 0
+    if amounts.any():  # of each frame; zeros in front stay zeros
+        x = settled(x) if fill else x
+        inner = Known({"mode": mode}, a.opset)
+        y = pad(inner, n, x.value, amounts.reshape(-1), np.float32(fill))
+        x = _moved(x, y, x.axis)
+    if before < 0 or (before and mode != "constant"):
         raise Unsupported(
-            f"frames before the first are filled in the mode {mode!r} with {fill}: only zeros are "
-            f"supported"
+            f"{before} frames before the first in the mode {mode!r}: only constant ones can be put "
+            f"in front of a stream"
         )
-    return Timed(y, x.axis, x.length + before + after, x.front + before)
+    if before:
+        x = _in_front(x, np.full((before, *x.value.shape), fill, np.float32))
+    return Timed(x.value, x.axis, x.length + after, x.front)
+
+
+def _in_front(x: Timed, frames: Array) -> Timed:
+    """Return a sequence with known frames (n, *shape of a frame) before its first."""
+    if not frames.any():
+        return Timed(x.value, x.axis, x.length + len(frames), x.front + len(frames))
+    x, op = settled(x), Delay(len(frames))
+    op.initial_state = {"past": frames}
+    return Timed(op(x.value), x.axis, x.length + len(frames))
