@@ -8,6 +8,7 @@ finished result.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 from collections.abc import Mapping
@@ -224,20 +225,18 @@ class Lowering:
 
     def _arrange(self, block: int) -> int:
         """Give every place an offset so that no two overlap while both are in use."""
-        placed: list[_Place] = []
+        busy: list[tuple[int, int, int]] = []  # (begin, end, last row), in order
         total = 0
-        for place in self._places:
+        for place in self._places:  # in the order of their first rows
             size = place.size(block)
-            busy = sorted(
-                (p.offset, p.offset + p.size(block)) for p in placed if p.last >= place.first
-            )
+            busy = [spot for spot in busy if spot[2] >= place.first]
             place.offset = 0
-            for start, stop in busy:
+            for start, stop, _ in busy:
                 if start - place.offset >= size:
                     break
                 place.offset = max(place.offset, stop)
             total = max(total, place.offset + size)
-            placed.append(place)
+            bisect.insort(busy, (place.offset, place.offset + size, place.last))
         return total
 
 
