@@ -359,12 +359,18 @@ class Reader:
 
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         opset = self.opsets.get(_domain(node.domain), self.opset)
-        a = Known(attributes, opset, self._name_of(node), self.feedback, run)
+        a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
         n = len(node.output)
         made = over_frames(kind, a, n, args) if over_time else OPERATORS[kind].handler(a, n, *args)
         a.all_used()
         return list(made) if isinstance(made, tuple) else [made]
+
+    def _reserve(self, size: int) -> None:
+        """Count numbers that are about to be made of few; refuse too many."""
+        self.computed += size
+        if size < 0 or size > MAX_FRAME or self.computed > MAX_COMPUTED:
+            raise Unsupported(f"would make {size} numbers, which are too many")
 
     def _name_of(self, node: NodeProto) -> str:
         """Return a name for what a node keeps: its own, in characters that names may have."""
@@ -380,10 +386,7 @@ class Reader:
         """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
         if node.op_type not in COMPUTED:
             raise Unsupported("with constant inputs this operator is not supported")
-        size = computed_size(node, args)
-        self.computed += size
-        if size < 0 or size > MAX_FRAME or self.computed > MAX_COMPUTED:
-            raise Unsupported(f"would make {size} numbers, which are too many")
+        self._reserve(computed_size(node, args))
         feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
         clean = onnx.helper.make_graph([node], "one", [], [])
         clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)

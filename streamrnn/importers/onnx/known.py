@@ -27,19 +27,22 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 31
 MAX_COMPUTED = 2 * MAX_FRAME
 """Most numbers of all that is computed from constants, together."""
+SLOW = 64
+"""What counts for a number that the reference evaluator makes in a loop."""
 _ELEMENTWISE = (
     "Add And CastLike Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or "
     "PRelu Pow Sub Sum Where Xor"
 )
 _OTHERS = (
     "Abs ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape Cos CumSum DequantizeLinear Dropout "
-    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul Neg NonZero Not "
-    "QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax "
-    "Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
+    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul MelWeightMatrix "
+    "Neg NonZero Not QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin "
+    "ReduceProd ReduceSum Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin "
+    "Size Slice Softmax Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
 )
 BROADCAST = frozenset(_ELEMENTWISE.split())
-COMPUTED = BROADCAST | frozenset(_OTHERS.split())
+WINDOWS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow"})
+COMPUTED = BROADCAST | WINDOWS | frozenset(_OTHERS.split())
 """What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
@@ -138,6 +141,14 @@ def computed_size(node: NodeProto, args: list[Any]) -> int:
         outer = _broadcast([(1, *a.shape)[:-2] for a in arrays[:2]])
         rows = [a.size // max(min(a.shape[-2:]), 1) for a in arrays[:2]]
         return int(math.prod(outer) * rows[0] * rows[1])
+    if kind in WINDOWS:
+        made = {a.name: a.i for a in node.attribute}.get("output_datatype", TensorProto.FLOAT)
+        if made not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            raise Unsupported(f"a window of {TensorProto.DataType.Name(made)} is not supported")
+        return int(arrays[0].item())
+    if kind == "MelWeightMatrix":
+        bands, points = (int(a.item()) for a in arrays[:2])
+        return SLOW * bands * (points // 2 + 1)
     if kind == "NonZero":
         return int(arrays[0].size) * arrays[0].ndim
     return sum(int(a.size) for a in arrays)

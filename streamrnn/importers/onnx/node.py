@@ -110,7 +110,7 @@ class Known:
         Version of the operator set that the node belongs to.
     name : str
         A name for what the node makes: states of its own are called after it.
-    feedback, run
+    feedback, run, reserve
         See the attributes.
     """
 
@@ -121,6 +121,7 @@ class Known:
         name: str = "",
         feedback: dict[Value, Value] | None = None,
         run: Callable[[Any, dict[str, Tensor]], list[Tensor]] | None = None,
+        reserve: Callable[[int], None] = lambda numbers: None,
     ) -> None:
         self._left = attributes
         self.opset = opset
@@ -129,6 +130,8 @@ class Known:
         """What each ``Past`` that a node makes takes in the end of a frame."""
         self.run = run
         """Runs a subgraph of the node, given its inputs by name; returns its outputs."""
+        self.reserve = reserve
+        """Counts numbers that the node is about to make of few; refuses too many."""
 
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or what the operator's specification has in its place."""

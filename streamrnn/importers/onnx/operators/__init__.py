@@ -1,5 +1,15 @@
 """What each ONNX operator means in our ops: one file a family."""
 
-from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce
+from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce, signal
 
-__all__ = ["control", "conv", "elementwise", "linear", "moving", "norm", "recurrent", "reduce"]
+__all__ = [
+    "control",
+    "conv",
+    "elementwise",
+    "linear",
+    "moving",
+    "norm",
+    "recurrent",
+    "reduce",
+    "signal",
+]
