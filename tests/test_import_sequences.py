@@ -313,6 +313,27 @@ def test_what_is_the_same_function_only_by_accident_is_found_out(tmp_path, monke
     sr.load(path, verify=False)
 
 
+def test_a_file_is_checked_once(tmp_path, monkeypatch):
+    from streamrnn.importers.onnx import sequence
+
+    calls = []
+    check = sequence.check_sequence
+    monkeypatch.setattr(sequence, "check_sequence", lambda *a: (calls.append(a), check(*a)))
+    path = over(tmp_path, [("Relu", ["x"], ["y"], {})])
+    sr.load(path)
+    sr.load(path)
+    assert len(calls) == 1
+    sr.load(path, shapes={"x": (1, None, 3)})  # read in the same way
+    assert len(calls) == 1
+    over(tmp_path, [("Sigmoid", ["x"], ["y"], {})])  # another graph of that name
+    sr.load(path)
+    assert len(calls) == 2
+    monkeypatch.setattr(sequence, "cache_folder", lambda: tmp_path / "none")
+    sr.load(path)
+    sr.load(path)
+    assert len(calls) == 4
+
+
 def test_an_input_without_time_goes_in_with_every_frame(tmp_path):
     helper = onnx.helper
     info = helper.make_tensor_value_info

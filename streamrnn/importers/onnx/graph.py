@@ -44,7 +44,7 @@ from .known import (
     stored,
 )
 from .node import OPERATORS, OVER_TIME, TIME, Known, Tensor, Timed, Unsupported, reshaped
-from .sequence import check_sequence
+from .sequence import check_once
 from .states import own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
@@ -81,7 +81,8 @@ def load_onnx(
     states : mapping of str to str, optional
         Which output feeds which input (``{"state": "stateN"}``), where names and shapes do not say.
     verify : bool
-        Whether a graph over sequences is held against the whole graph in onnxruntime.
+        Whether a graph over sequences is held against the whole graph in onnxruntime, the first
+        time that it is loaded.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def load_onnx(
     model, reader = read_onnx(path, shapes, constants, states)
     if reader.sequence and verify:
         with _named_in_errors(path):
-            check_sequence(path, model, reader)
+            check_once(path, model, reader)
     return model
 
 

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...kernels.cache import cache_folder
 from ...layer import Model
 from .node import Unsupported
 
 if TYPE_CHECKING:
     from .graph import Reader
 
-__all__ = ["check_sequence"]
+__all__ = ["check_once", "check_sequence"]
 
 CHECKED_FRAMES = 9
 """Frames that have to come out, beside those that are waited for."""
 MAX_CHECKED = 4096
+
+
+def check_once(path: Path, model: Model, reader: Reader) -> None:
+    """Do :func:`check_sequence` unless this file has passed it, read in this way by this code.
+
+    That is remembered in the folder of compiled kernels.
+    """
+    mark = _mark(path, reader)
+    if not mark.exists():
+        check_sequence(path, model, reader)
+        with contextlib.suppress(OSError):  # a read-only folder: it is checked again next time
+            mark.touch()
+
+
+def _mark(path: Path, reader: Reader) -> Path:
+    """Return the file that says that a check was passed; its name has all that it depends on."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    files = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in (path.resolve(), *sources)]
+    fixed = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in reader.constants.items()}
+    read = (reader.shapes, reader.time_axes, reader.pairs, fixed)
+    key = hashlib.sha256(repr((files, read)).encode()).hexdigest()
+    return cache_folder() / f"checked-{key[:32]}"
 
 
 def check_sequence(path: Path, model: Model, reader: Reader) -> None:
