@@ -9,7 +9,9 @@ finished result.
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -122,8 +124,9 @@ class Lowering:
     graph: Graph
     lanes: int
     _rows: list[tuple[Kernel, dict[str, Any]]] = field(default_factory=list)
-    _weights: list[Array] = field(default_factory=list)
-    _weight_offsets: dict[bytes, int] = field(default_factory=dict)
+    _weight_offsets: dict[int, list[tuple[int, npt.NDArray[np.uint32]]]] = field(
+        default_factory=dict
+    )
     _weight_size: int = 0
     _slots: dict[str, StateSlot] = field(default_factory=dict)
     _state_size: int = HEADER
@@ -139,14 +142,15 @@ class Lowering:
 
     def weight(self, array: npt.ArrayLike) -> int:
         """Store weights as they are, flat; return their offset. Equal ones are stored once."""
-        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
-        key = hashlib.sha256(flat.tobytes()).digest()
-        if key not in self._weight_offsets:
-            self._weight_offsets[key] = self._weight_size
-            room = whole(flat.size, LINE) + LINE
-            self._weights.append(np.concatenate([flat, np.zeros(room - flat.size, np.float32)]))
-            self._weight_size += room
-        return self._weight_offsets[key]
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint32)
+        known = self._weight_offsets.setdefault(hash(bytes(flat[:: 1 + flat.size // 64])), [])
+        for offset, stored in known:
+            if np.array_equal(stored, flat):
+                return offset
+        offset = self._weight_size
+        known.append((offset, flat))
+        self._weight_size += whole(flat.size, LINE) + LINE
+        return offset
 
     def matrix(self, weight: Array, gates: int = 1) -> int:
         """Store a weight (gates * H, K) for ``affine``, each gate padded to whole vectors."""
@@ -273,8 +277,6 @@ class Program:
         A stream's state at its beginning.
     block : int
         Frames that go through the tape at once, at most.
-    fingerprint : str
-        Hash of the graph and its weights: a snapshot says which model it belongs to.
 
     Raises
     ------
@@ -313,8 +315,8 @@ class Program:
         self.state_size = low._state_size
         self.initial = _initial_state(graph, self.slots, self.state_size)
         self.weights = aligned(low._weight_size)
-        if low._weights:
-            np.concatenate(low._weights, out=self.weights)
+        for offset, stored in itertools.chain.from_iterable(low._weight_offsets.values()):
+            self.weights[offset : offset + stored.size] = stored.view(np.float32)
         self.weights.flags.writeable = False
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
         self.tape = np.zeros((len(low._rows), ROW), np.int64)
@@ -322,7 +324,17 @@ class Program:
             row[:] = kernel.row(
                 [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()]
             )
-        self.fingerprint = _fingerprint(graph)
+        self._contents = _contents(graph)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the graph and its weights: a snapshot says which model it belongs to."""
+        digest = hashlib.sha256()
+        for text, weights in self._contents:
+            digest.update(text.encode())
+            for name, array in sorted(weights.items()):
+                digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()[:32]
 
     def _lower(self, low: Lowering, graph: Graph) -> tuple[Location, Location]:
         """Lower every op; return where the input is read and where the output is found."""
@@ -377,15 +389,16 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
     return state
 
 
-def _fingerprint(graph: Graph) -> str:
+def _contents(graph: Graph) -> list[tuple[str, Mapping[str, npt.NDArray[Any]]]]:
+    """Return what a graph is, text and weights of one op after another (a change replaces them)."""
     names = {id(v): name for name, v in graph.inputs.items()}
     names |= {id(node.value): node.name for node in graph.nodes}
     kept = [(names[id(past)], names[id(v)]) for past, v in graph.feedback.items()]
     outputs = [names[id(v)] for v in graph.outputs.values()]
-    digest = hashlib.sha256(f"{[v.shape for v in graph.inputs.values()]} {kept} {outputs}".encode())
+    shapes = [v.shape for v in graph.inputs.values()]
+    parts: list[tuple[str, Mapping[str, npt.NDArray[Any]]]] = [(f"{shapes} {kept} {outputs}", {})]
     for node in graph.nodes:
         reads = [names[id(a)] for a in node.args]
-        digest.update(f"{node.name} {type(node.op).__name__} {node.op.config()} {reads}".encode())
-        for name, array in sorted(node.op.weights.items()):
-            digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()[:32]
+        text = f"{node.name} {type(node.op).__name__} {node.op.config()} {reads}"
+        parts.append((text, node.op.weights))
+    return parts

@@ -176,6 +176,8 @@ class Op(_Rates):
 
     def _random_weights(self) -> Mapping[str, Array]:
         shapes = self.parameter_shapes()
+        if not shapes:
+            return {}
         total = 4 * sum(math.prod(shape) for shape in shapes.values())
         if total > MAX_WEIGHT_BYTES:
             raise ConfigError(

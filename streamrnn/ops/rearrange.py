@@ -105,12 +105,22 @@ class _Rearrange(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1:
             raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
-        return self.moved(_positions(shapes[0])).shape
+        return self.moved(np.broadcast_to(np.int64(0), shapes[0])).shape
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         return self.moved(xs[0])
 
+    def begins_at(self, shape: Shape) -> int | None:
+        """Return where the output begins in a frame in which its numbers lie in order, else None.
+
+        None is always right: it is then found out number by number.
+        """
+        return None
+
     def lower(self, tape: Lowering, *xs: Location) -> Location:
+        first = self.begins_at(xs[0].shape)
+        if first is not None:
+            return xs[0].view(self.output_shape(xs[0].shape), first)
         return rearranged(tape, xs[0], self.moved(_positions(xs[0].shape) + 1) - 1)
 
 
@@ -152,6 +162,9 @@ class Reshape(_Rearrange):
             raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
         return frame.reshape(shape)
 
+    def begins_at(self, shape: Shape) -> int:
+        return 0
+
     def onnx(self, g: Recorder, *xs: str) -> str:
         shape = as_shape(self.shape, "Reshape")
         return g.op("Reshape", xs[0], g.ints(g.frames(), -1, *shape))
@@ -163,6 +176,9 @@ class Flatten(_Rearrange):
 
     def moved(self, frame: Array) -> Array:
         return frame.reshape(-1)
+
+    def begins_at(self, shape: Shape) -> int:
+        return 0
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         size = math.prod(g.shape())
@@ -193,6 +209,13 @@ class Slice(_Rearrange):
         if part.size == 0:
             raise GraphError(f"{self!r} leaves nothing of a frame of shape {frame.shape}")
         return part
+
+    def begins_at(self, shape: Shape) -> int | None:
+        axis = checked_axis(self, self.axis, shape)
+        if math.prod(shape[:axis]) != 1:
+            return None
+        start, _, _ = slice(self.start, self.stop).indices(shape[axis])
+        return start * math.prod(shape[axis + 1 :])
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         axis = checked_axis(self, self.axis, g.shape()) + 2
