@@ -1,6 +1,6 @@
 """What each ONNX operator means in our ops: one file a family."""
 
-from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce, signal
+from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce, signal, stateful
 
 __all__ = [
     "control",
@@ -12,4 +12,5 @@ __all__ = [
     "recurrent",
     "reduce",
     "signal",
+    "stateful",
 ]
