@@ -92,10 +92,10 @@ def streams_as(model: sr.Model, frames: Any, wanted: Array, tolerance: float = 1
 
 
 def conv_model(
-    frames: int | str, past: bool, k: int = 4, streams: int = 1, **attributes: Any
+    frames: int | str, past: bool, k: int = 4, streams: int = 1, bias: int = 5, **attributes: Any
 ) -> Any:
     """Return a graph of one CausalConvWithState over 5 channels and what it holds."""
-    arrays = {"w": normal(5, 1, k, seed=3), "b": normal(5, seed=4)}
+    arrays = {"w": normal(5, 1, k, seed=3), "b": normal(bias, seed=4)}
     inputs = {"x": (streams, 5, frames)}
     if past:
         inputs["past_conv"] = (streams, 5, attributes.get("dilation", 1) * (k - 1))
@@ -434,6 +434,10 @@ REFUSED = {
     "another weight": (
         lambda: shaped(conv_model(1, True)[0], x=(1, 4, 1)),
         r"a weight of shape \(5, 1, 4\) for an input of shape \(1, 4, 1\)",
+    ),
+    "another bias": (
+        lambda: conv_model(1, True, bias=1)[0],
+        r"a bias of shape \(1,\), expected \(5,\)",
     ),
     "time along the channels": (
         lambda: shaped(conv_model(1, False)[0], x=(1, "time", 1)),

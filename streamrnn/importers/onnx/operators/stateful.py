@@ -18,7 +18,7 @@ from ....ops.concat import concat
 from ....ops.context import Context
 from ....ops.conv1d import Conv1d
 from ....ops.frame_conv1d import FrameConv1d
-from ....ops.rearrange import Slice, Transpose
+from ....ops.rearrange import Slice, Take, Transpose
 from ....ops.reduce import Sum
 from ..node import (
     Array,
@@ -72,34 +72,52 @@ def causal_conv(
         raise Unsupported(f"a weight of shape {w.shape} with dilation={dilation}")
     B, C, L = x.shape
     memory = dilation * (w.shape[2] - 1)
+    if added is not None and added.shape != (C,):
+        raise Unsupported(f"a bias of shape {added.shape}, expected {(C,)}")
     a.reserve(B * w.size)
-    weights = {"weight": np.tile(w, (B, 1, 1))}
-    weights |= {} if added is None else {"bias": np.tile(added, B)}
-    config = {"dilation": dilation, "groups": B * C, "bias": added is not None}
+    w, added = np.tile(w, (B, 1, 1)), None if added is None else np.tile(added, B)
     present: Tensor
     if memory and L == 1 and not isinstance(past, Value):
-        before = initial(past, (B, C, memory)).transpose(2, 0, 1)
-        frame = reshaped(x, (B * C,))
-        conv = with_weights(Conv1d(B * C, B * C, w.shape[2], **config), **weights)
-        context = Context(memory * B * C)
-        if before.any():
-            conv.initial_state = {"past": before.reshape(memory, B * C)}
-            context.initial_state = {"past": before.reshape(-1)}
-        y = conv(frame)
-        present = Transpose((1, 2, 0))(reshaped(context(frame)[B * C :], (memory, B, C)))
+        y, present = _with_its_own_past(x, w, added, dilation, initial(past, (B, C, memory)))
     else:
         window, present = x, np.zeros((B, C, 0), np.float32)
         if memory:
-            shape = (B, C, memory)
-            begin = past if isinstance(past, Value) else symbol(initial(past, shape), x)
-            if begin.shape != shape:
-                raise Unsupported(f"past_state has shape {begin.shape}, expected {shape}")
+            begin = past if isinstance(past, Value) else symbol(initial(past, (B, C, memory)), x)
+            if begin.shape != (B, C, memory):
+                raise Unsupported(f"past_state has shape {begin.shape}, expected {(B, C, memory)}")
             window = concat(begin, x, axis=2)
             present = Slice(L, L + memory, 2)(window)
-        op = FrameConv1d(B * C, B * C, w.shape[2], **config)
-        y = with_weights(op, **weights)(reshaped(window, (B * C, memory + L)))
+        y = _slid(reshaped(window, (B * C, memory + L)), w, added, dilation)
     y = reshaped(y, x.shape)
     return y if activation == "none" else SiLU()(y), present
+
+
+def _with_its_own_past(
+    x: Value, w: Array, bias: Array | None, dilation: int, past: Array
+) -> tuple[Value, Value]:
+    """Return the convolution of one frame with those before it, and the past afterwards."""
+    B, C, memory = past.shape
+    frame, before = reshaped(x, (B * C,)), past.transpose(2, 0, 1)
+    op = Conv1d(B * C, B * C, w.shape[2], 1, dilation, B * C, bias is not None)
+    conv = with_weights(op, weight=w, **({} if bias is None else {"bias": bias}))
+    context = Context(before.size)
+    if before.any():
+        conv.initial_state = {"past": before.reshape(memory, B * C)}
+        context.initial_state = {"past": before.reshape(-1)}
+    present = reshaped(context(frame)[B * C :], (memory, B, C))
+    return conv(frame), Transpose((1, 2, 0))(present)
+
+
+def _slid(window: Value, w: Array, bias: Array | None, dilation: int) -> Value:
+    """Return the convolution of a window (channels, positions) with one filter a channel."""
+    channels, positions = window.shape
+    span = dilation * (w.shape[2] - 1) + 1
+    if positions == span:  # a single output: products, summed
+        taps = window if dilation == 1 else Take(tuple(range(0, span, dilation)), 1)(window)
+        y = Sum(1, keepdims=True)(taps * symbol(w[:, 0], window))
+        return y if bias is None else y + symbol(bias[:, None], window)
+    op = FrameConv1d(channels, channels, w.shape[2], 1, 0, dilation, channels, bias is not None)
+    return with_weights(op, weight=w, **({} if bias is None else {"bias": bias}))(window)
 
 
 _ELSEWHERE = {
