@@ -29,6 +29,8 @@ __all__ = ["Expand", "Flatten", "Pad", "Reshape", "Slice", "Take", "Transpose", 
 
 ZERO = -1
 """The position of a number that is not in the frame: a zero of the padding."""
+BREAK = 1 << 62
+"""A step that no run can have."""
 
 
 @kernel
@@ -61,25 +63,19 @@ def rearrange(
 def _runs(positions: Array) -> Array:
     """Return positions as rows (first, step, length), as few as a single pass finds."""
     flat = positions.reshape(-1).astype(np.int64)
-    rows = []
-    i = 0
-    changes = np.flatnonzero(np.diff(flat, 2)) + 2 if flat.size > 2 else np.zeros(0, np.int64)
+    steps = np.diff(flat)
+    zeros = flat == ZERO
+    steps[zeros[1:] != zeros[:-1]] = BREAK
+    ends = (np.flatnonzero(np.diff(steps)) + 1).tolist()  # where a step differs from the one before
+    rows, i, k = [], 0, 0
     while i < flat.size:
-        if i + 1 == flat.size:
-            rows.append((flat[i], 1, 1))
-            break
-        step = flat[i + 1] - flat[i]
-        zeros = flat[i] == ZERO
-        if zeros != (flat[i + 1] == ZERO):
-            rows.append((flat[i], 1, 1))
-            i += 1
-            continue
-        k = int(np.searchsorted(changes, i + 2))
-        stop = int(changes[k]) if k < len(changes) else flat.size
-        if not zeros and (flat[i:stop] == ZERO).any():
-            stop = i + 1
-        rows.append((flat[i], step, stop - i))
-        i = stop
+        while k < len(ends) and ends[k] <= i:
+            k += 1
+        last = ends[k] if k < len(ends) else flat.size - 1  # the steps from i to there are equal
+        step = int(steps[i]) if i < flat.size - 1 else BREAK
+        length = 1 if step == BREAK else last - i + 1
+        rows.append((int(flat[i]), 1 if step == BREAK else step, length))
+        i += length
     return np.array(rows, np.int32)
 
 
