@@ -45,7 +45,7 @@ from .known import (
 )
 from .node import OPERATORS, OVER_TIME, TIME, Known, Tensor, Timed, Unsupported, reshaped
 from .sequence import check_once
-from .states import own_metadata, own_states, state_pairs
+from .states import Pairs, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
 __all__ = ["Reader", "load_onnx", "read_onnx"]
@@ -194,7 +194,7 @@ class Reader:
         self.feedback: dict[Value, Value] = {}
         self.output_axes: dict[str, int | None] = {}
         self.output_shapes: dict[str, Shape] = {}
-        self.pairs: dict[str, str] = {}
+        self.pairs = Pairs({}, "")
         self._names: set[str] = set()
 
     @property
@@ -205,7 +205,8 @@ class Reader:
     def model(self, states: Mapping[str, str] | None) -> Model:
         """Return the graph as a model."""
         graph = self.proto.graph
-        pairs = state_pairs(self.proto, self.shapes) if states is None else dict(states)
+        found = states is None
+        pairs = state_pairs(self.proto, self.shapes) if found else Pairs(states or {}, "you")
         self._check_pairs(pairs)
         self.pairs = pairs
         begins = {

@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from ...errors import FileError
 from ...graph import Shape
 
-__all__ = ["own_metadata", "own_states", "state_pairs"]
+__all__ = ["Pairs", "own_metadata", "own_states", "state_pairs"]
 
 _PREFIXES = "cur|current|final|in|init|initial|input|last|new|next|old|out|output|past|present|prev"
 _MARKS = re.compile(
@@ -30,7 +30,19 @@ def _base(name: str) -> str:
     return name.lower().removesuffix("n") if name.endswith("N") else name.lower()
 
 
-def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str]:
+class Pairs(dict[str, str]):
+    """State inputs with the outputs that feed them, and what told so."""
+
+    def __init__(self, pairs: Mapping[str, str], told_by: str) -> None:
+        super().__init__(pairs)
+        self.told_by = dict.fromkeys(pairs, told_by)
+
+    def pair(self, name: str, output: str, told_by: str) -> None:
+        """Add a pair."""
+        self[name], self.told_by[name] = output, told_by
+
+
+def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
     """Return which state output feeds which state input.
 
     In this order: as the metadata of our own exports says; inputs and outputs whose names differ
@@ -43,8 +55,8 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
     outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
     own = own_states(proto)
     if own:
-        return {s["input"]: s["output"] for s in own}
-    pairs: dict[str, str] = {}
+        return Pairs({s["input"]: s["output"] for s in own}, "metadata")
+    pairs = Pairs({}, "")
     first = next(iter(shapes), ""), next(iter(outputs), "")
     for base in (_base, lambda name: _FIRST.sub("", name.lower())):
         for name, shape in shapes.items():
@@ -55,17 +67,17 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> dict[str, str
                 if (name, o) != first
             ]
             if name not in pairs and len(same) == 1:
-                pairs[name] = same[0]
+                pairs.pair(name, same[0], "names")
     for name, output in _flows(proto.graph).items():
         if name in shapes and name not in pairs and output not in pairs.values():
-            pairs[name] = output
+            pairs.pair(name, output, "data flow")
     rest_in = [n for n in list(shapes)[1:] if n not in pairs]
     rest_out = [o for o in list(outputs)[1:] if o not in pairs.values()]
     for name in rest_in:
         fit = [o for o in rest_out if _may_be(outputs[o], shapes[name])]
         rivals = [n for n in rest_in if shapes[n] == shapes[name]]
         if len(fit) == 1 and len(rivals) == 1:
-            pairs[name] = fit[0]
+            pairs.pair(name, fit[0], "shape")
         elif fit:
             raise FileError(
                 f"inputs {', '.join(rivals)} may be fed by any of the outputs {', '.join(fit)}: "

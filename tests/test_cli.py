@@ -1,0 +1,129 @@
+"""The command ``streamrnn``."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import streamrnn as sr
+from test_import_onnx import SILERO, fetched
+from test_import_states import _mute, leaky
+
+pytest.importorskip("typer", reason="the command needs the extra `cli`")
+pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
+
+from typer.testing import CliRunner
+
+from streamrnn.cli.app import app
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_info_of_a_model_of_ours(tmp_path):
+    x = sr.Input(6)
+    y = sr.LSTM(8, 10, name="memory")(sr.Conv1d(6, 8, 3, stride=2)(x))
+    model = sr.Model({"features": x}, {"score": sr.Linear(10, 2)(y)})
+    model.save(tmp_path / "m.safetensors")
+    result = run("info", tmp_path / "m.safetensors", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.output)
+    assert found["inputs"] == {"features": {"shape": [6], "dtype": "float32"}}
+    assert found["outputs"] == {"score": {"shape": [2], "dtype": "float32"}}
+    assert (found["stride_frames"], found["delay_frames"]) == (2, 0)
+    assert found["receptive_field_frames"] is None
+    assert found["states"] == {"conv1d_0.past": [2, 6], "memory.h": [10], "memory.c": [10]}
+    assert found["state_bytes"] == 4 * (12 + 10 + 10)
+    matrices = 8 * 6 * 3 + 40 * 8 + 40 * 10 + 2 * 10
+    assert found["parameters"] == matrices + 8 + 2 * 40 + 2
+    assert found["weight_bytes"] == 4 * found["parameters"]
+    assert found["multiply_adds"] == matrices / 2  # an output every second frame
+    assert found["ops"] == {"Conv1d": 1, "LSTMCell": 1, "Linear": 1}
+    text = run("info", tmp_path / "m.safetensors").output
+    for part in ("features", "(6,)", "memory.h", "every 2 frames, 0 frames late", "all frames so"):
+        assert part in text
+
+
+def test_info_shows_the_pairs_of_states_and_what_told_so(tmp_path):
+    path = leaky(tmp_path / "m.onnx", "audio", "out", "state", "stateN")
+    found = json.loads(run("info", path, "--json").output)
+    assert found["state_pairs"] == [
+        {"input": "state", "output": "stateN", "shape": [1, 3], "told_by": "names"}
+    ]
+    text = run("info", path).output
+    assert "state input" in text
+    assert "stateN" in text
+
+
+def test_info_asks_where_nothing_tells_and_takes_the_answer(tmp_path):
+    path = _mute(tmp_path / "m.onnx")
+    result = run("info", path)
+    assert result.exit_code == 1
+    assert "inputs p, q may be fed by any of the outputs r, s: say which" in result.stderr
+    found = json.loads(run("info", path, "--state", "p=r", "--state", "q=s", "--json").output)
+    assert [(p["input"], p["output"], p["told_by"]) for p in found["state_pairs"]] == [
+        ("p", "r", "you"),
+        ("q", "s", "you"),
+    ]
+
+
+def test_info_of_a_real_model_with_open_shapes_and_a_constant():
+    path = fetched(SILERO, "silero_vad.onnx")
+    result = run("info", path)
+    assert result.exit_code == 1
+    assert "input 'input' has the open shape" in result.stderr
+    options = ["--shape", "input=1,576", "--shape", "state=2,1,128", "--constant", "sr=16000"]
+    found = json.loads(run("info", path, *options, "--json").output)
+    assert found["inputs"]["input"]["shape"] == [576]
+    assert found["states"] == {"state": [2, 1, 128]}
+
+
+def test_what_cannot_be_streamed_is_said_in_a_line(tmp_path):
+    from test_add_state import graph
+
+    path = graph(tmp_path / "m.onnx", [("Softmax", ["x"], ["y"], {"axis": 1})], {}, [1, "time", 3])
+    result = run("info", path)
+    assert result.exit_code == 1
+    assert result.output.count("\n") <= 1
+    assert "node 0 (Softmax): it works across the time axis" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["info"], 2, "Missing argument"),
+        (["nothing"], 2, "No such command"),
+        (["info", "none.onnx"], 1, "cannot read none.onnx"),
+        (["info", "none.txt"], 1, "expected a .safetensors or .onnx file"),
+        (["info", "m.onnx", "--shape", "x"], 2, "expected NAME=VALUE, got 'x'"),
+        (["info", "m.onnx", "--constant", "x=a"], 2, "expected numbers, got 'a'"),
+        (["info", "m.safetensors", "--shape", "x=1"], 1, "are for .onnx files"),
+    ],
+)
+def test_wrong_words(words, code, said):
+    result = run(*words)
+    assert result.exit_code == code
+    assert said in result.stderr
+
+
+def test_as_a_module_and_without_the_extra(tmp_path):
+    sr.GRUCell(3, 4).save(tmp_path / "m.safetensors")
+    command = [sys.executable, "-m", "streamrnn", "info", str(tmp_path / "m.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "gru_0.h" in done.stdout
+    code = "import sys; sys.modules['typer'] = None; from streamrnn.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install streamrnn[cli]" in done.stderr
+    code = "import sys, streamrnn; assert not {'typer', 'rich'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version_and_help():
+    assert run("--version").output.strip() == f"streamrnn {sr.__version__}"
+    assert "Show what a model takes" in run("info", "--help").output
+    assert np.all([word in run("--help").output for word in ("info", "--version")])
