@@ -141,7 +141,10 @@ def own_metadata(proto: ModelProto) -> dict[str, Any]:
     """Return what the metadata of our own exports says beside the graph."""
     for prop in proto.metadata_props:
         if prop.key == "streamrnn":
-            return dict(json.loads(prop.value))
+            found = json.loads(prop.value)
+            if not isinstance(found, dict):
+                raise FileError(f"the metadata `streamrnn` is no object: {prop.value[:40]!r}")
+            return found
     return {}
 
 
