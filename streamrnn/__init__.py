@@ -53,6 +53,7 @@ from .ops.conv1d import Conv1d
 from .ops.delay import Delay
 from .ops.embedding import Embedding
 from .ops.frame_conv1d import FrameConv1d
+from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
 from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
@@ -60,6 +61,7 @@ from .ops.norm import BatchNorm1d, LayerNorm
 from .ops.op import Op
 from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
+from .ops.recent import Recent
 from .ops.reduce import Max, Mean, Min, Sum
 from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
@@ -89,6 +91,7 @@ __all__ = [
     "FileError",
     "Flatten",
     "FrameConv1d",
+    "FrameConv2d",
     "FrameError",
     "GELU",
     "GRU",
@@ -122,6 +125,7 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "ReLU6",
+    "Recent",
     "ReferenceStream",
     "Reshape",
     "SELU",

@@ -461,8 +461,8 @@ def test_the_frame_at_the_edge_of_the_receptive_field_does_matter() -> None:
         if not case.name.startswith(("Conv1d", "Context")):
             continue
         field = case.model.receptive_field_frames
-        stride = case.model.stride_frames
-        last = -(-80 // stride) * stride  # a frame at which an output is due
+        stride, start = case.model.stride_frames, case.model.delay_frames
+        last = start + -(-80 // stride) * stride  # a frame at which an output is due
         xs = case.frames(last + 1, seed=41)
         changed = xs.copy()
         changed[last - field + 1] += 1

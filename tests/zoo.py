@@ -213,9 +213,37 @@ _CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "depthwise 20 no bias": ((20, 20, 4), {"groups": 20, "bias": False}),
     "depthwise 100 stride 2": ((100, 100, 3), {"groups": 100, "stride": 2}),
     "depthwise 33 dilation 3": ((33, 33, 3), {"groups": 33, "dilation": 3}),
+    "k3 lookahead 2": ((3, 20, 3), {"lookahead": 2}),
+    "k3 lookahead 40": ((3, 5, 3), {"lookahead": 40}),
+    "k4 stride 3 lookahead 2": ((3, 5, 4), {"stride": 3, "lookahead": 2}),
+    "k3 dilation 5 stride 3 lookahead 4": (
+        (3, 5, 3),
+        {"dilation": 5, "stride": 3, "lookahead": 4},
+    ),
+    "k1 lookahead 1": ((3, 4, 1), {"lookahead": 1}),
+    "depthwise 20 stride 2 lookahead 3": (
+        (20, 20, 3),
+        {"groups": 20, "stride": 2, "lookahead": 3},
+    ),
 }
 for _name, (_sizes, _options) in _CONVOLUTIONS.items():
     add(f"Conv1d {_name}", functools.partial(s.Conv1d, *_sizes, **_options))
+
+add(
+    "Conv1d looks ahead of one that looks ahead",
+    lambda: Sequential(s.Conv1d(3, 5, 3, stride=2, lookahead=1), s.Conv1d(5, 4, 3, lookahead=1)),
+)
+
+# The last frames side by side ---------------------------------------------------------------------
+
+add("Recent 1", on(7, lambda: s.Recent(1)))
+add("Recent 3", on(7, lambda: s.Recent(3)))
+add("Recent 3 of planes", on((2, 5, 3), lambda: s.Recent(3)))
+add("Recent dilation 20", on((3, 5), lambda: s.Recent(4, dilation=20)))
+add("Recent stride 3", on((3, 5), lambda: s.Recent(2, stride=3)))
+add("Recent lookahead 3", on((3, 5), lambda: s.Recent(2, lookahead=3)))
+add("Recent stride 2 dilation 3 lookahead 5", on((3, 5), lambda: s.Recent(4, 3, 2, 5)))
+add("Recent one frame every 4", on((1, 20), lambda: s.Recent(1, stride=4, lookahead=2)))
 
 # Convolution inside a frame -----------------------------------------------------------------------
 
@@ -243,6 +271,34 @@ for _name, (_L, _sizes, _options) in _FRAME_CONVOLUTIONS.items():
         on((_sizes[0], _L), functools.partial(s.FrameConv1d, *_sizes, **_options)),
     )
 
+_PLANE_CONVOLUTIONS: dict[
+    str, tuple[tuple[int, ...], tuple[int, int, tuple[int, int]], dict[str, Any]]
+] = {
+    "1-1 k1 of one": ((1, 1, 1), (1, 1, (1, 1)), {}),
+    "3-5 k2x3": ((3, 4, 20), (3, 5, (2, 3)), {}),
+    "20-17 k3x1": ((20, 3, 9), (20, 17, (3, 1)), {}),
+    "pointwise 16-33": ((16, 1, 33), (16, 33, (1, 1)), {"bias": False}),
+    "outputs along the first axis": ((3, 20, 3), (3, 5, (3, 3)), {"stride": (2, 1)}),
+    "padding 1 and 2": ((3, 4, 7), (3, 5, (3, 5)), {"padding": (1, 2)}),
+    "padding on one side": ((3, 4, 7), (3, 20, (3, 2)), {"padding": (2, 0, 0, 1)}),
+    "stride 2x3": ((3, 9, 11), (3, 5, (2, 3)), {"stride": (2, 3), "padding": (0, 1)}),
+    "dilation 2x3": ((3, 9, 11), (3, 5, (3, 2)), {"dilation": (2, 3), "padding": (1, 1)}),
+    "dilation 2 stride 2": ((3, 7, 9), (3, 5, (3, 3)), {"dilation": (1, 2), "stride": (2, 1)}),
+    "sees only padding": ((2, 1, 1), (2, 3, (2, 3)), {"padding": (5, 4), "stride": (3, 2)}),
+    "groups 2": ((4, 3, 9), (4, 6, (3, 3)), {"groups": 2, "padding": (1, 1)}),
+    "groups 3 dilation 2": ((6, 3, 9), (6, 9, (2, 2)), {"groups": 3, "dilation": (1, 2)}),
+    "depthwise 16": ((16, 3, 33), (16, 16, (3, 3)), {"groups": 16, "padding": (0, 1)}),
+    "depthwise 33": ((33, 9, 3), (33, 33, (3, 1)), {"groups": 33, "stride": (2, 1)}),
+    "depthwise dilation": ((5, 7, 9), (5, 5, (3, 3)), {"groups": 5, "dilation": (2, 1)}),
+    "rows": ((2, 3, 4, 5), (3, 5, (3, 3)), {"padding": (1, 1)}),
+    "rows of rows depthwise": ((2, 2, 3, 4, 5), (3, 3, (3, 2)), {"groups": 3}),
+}
+for _name, (_shape, _plane, _options) in _PLANE_CONVOLUTIONS.items():
+    add(
+        f"FrameConv2d {_name}",
+        on(_shape, functools.partial(s.FrameConv2d, *_plane, **_options)),
+    )
+
 # Normalisation ------------------------------------------------------------------------------------
 
 for _n in (3, 20, 33, 100):
@@ -267,6 +323,11 @@ add(
 add(
     "BatchNorm1d behind FrameConv1d",
     on((3, 11), lambda: s.FrameConv1d(3, 4, 3, padding=1), lambda: s.BatchNorm1d(4, affine=False)),
+)
+
+add(
+    "BatchNorm1d behind FrameConv2d",
+    on((3, 4, 5), lambda: s.FrameConv2d(3, 4, (2, 3)), lambda: s.BatchNorm1d(4)),
 )
 
 # Embedding ----------------------------------------------------------------------------------------

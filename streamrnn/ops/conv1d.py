@@ -1,8 +1,8 @@
-"""Convolution over the frames of a stream, causal: an output depends on this frame and past ones.
+"""Convolution over the frames of a stream: an output depends on this frame and past ones.
 
-``y[m] = b + sum over taps j of W[:, :, j] x[m * stride - (k - 1 - j) * dilation]``, with frames
-before the first one zero. That is ``torch.nn.Conv1d`` on a sequence padded on the left by
-``dilation * (k - 1)``; an output is due at frames 0, stride, 2 * stride, …
+``y[m] = b + sum over taps j of W[:, :, j] x[m * stride + lookahead - (k - 1 - j) * dilation]``, with
+frames before the first one zero. That is ``torch.nn.Conv1d`` on a sequence padded on the left by
+``dilation * (k - 1) - lookahead``; an output is due at frames lookahead, lookahead + stride, …
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigError, GraphError
-from ..graph import Shape
+from ..graph import Clock, Shape
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
 from ..kernels.tape import Frames, Index, Scratch, Size, State, Weights, copy, helper, kernel
@@ -74,6 +74,7 @@ def conv1d(
     T: Frames,
     due: Frames,
     index: Index,
+    first: Index,
     x: Scratch,
     x_step: Size,
     y: Scratch,
@@ -88,12 +89,13 @@ def conv1d(
     taps: Size,
     dilation: Size,
     stride: Size,
+    lookahead: Size,
     memory: Size,
 ) -> None:
-    """``memory`` past frames are kept; ``index`` frames came before this block."""
+    """``memory`` past frames are kept; ``index`` frames and ``first`` outputs came before."""
     remember(T, x, x_step, window, past, C, memory)
-    first = at(window, (-index) % stride * C)
-    convolve(due, first, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
+    begin = at(window, (stride * first + lookahead - index) * C)
+    convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
 
 
 @kernel
@@ -101,6 +103,7 @@ def conv1d_depthwise(
     T: Frames,
     due: Frames,
     index: Index,
+    first: Index,
     x: Scratch,
     x_step: Size,
     y: Scratch,
@@ -113,14 +116,15 @@ def conv1d_depthwise(
     taps: Size,
     dilation: Size,
     stride: Size,
+    lookahead: Size,
     memory: Size,
     P: Size,
 ) -> None:
     """One filter a channel; the lanes of a vector are channels."""
     remember(T, x, x_step, window, past, C, memory)
-    first = (-index) % stride
+    begin = stride * first + lookahead - index
     for t in range(due):
-        source = at(window, (first + t * stride) * C)
+        source = at(window, (begin + t * stride) * C)
         for c in range(0, C, lanes()):
             total = load(bias, c)
             for tap in range(taps):
@@ -152,7 +156,7 @@ def pack_groups(tape: Lowering, weight: Array, groups: int) -> int:
 
 @dataclass(eq=False)
 class Conv1d(Op):
-    """Causal convolution over the stream, with the weights of ``torch.nn.Conv1d``.
+    """Convolution over the stream, with the weights of ``torch.nn.Conv1d``; causal by default.
 
     Frames are float32 [shape=(C,)], outputs float32 [shape=(O,)], every ``stride`` frames; the
     state ``past`` [shape=(dilation * (kernel_size - 1), C)] is the last frames, oldest first.
@@ -165,20 +169,22 @@ class Conv1d(Op):
     kernel_size : int
         Frames that one output sees, counted in steps of `dilation`.
     stride : int
-        Frames from one output to the next; the first output is due at the first frame.
+        Frames from one output to the next.
     dilation : int
         Frames from one tap to the next.
     groups : int
         Blocks of channels that do not mix; it divides C and O.
     bias : bool
         Whether there is a bias.
+    lookahead : int
+        Frames by which an output sees ahead: the first one is due so many frames later.
     name, seed
         See :class:`Op`.
 
     Raises
     ------
     ConfigError
-        If a size is not a positive integer or the groups do not divide the channels.
+        If a size is not a positive integer, `lookahead` is negative, or the groups do not divide the channels.
     """
 
     in_channels: int
@@ -188,9 +194,11 @@ class Conv1d(Op):
     dilation: int = 1
     groups: int = 1
     bias: bool = True
+    lookahead: int = 0
 
     def check(self) -> None:
         self.at_least(in_channels=1, out_channels=1, kernel_size=1, stride=1, dilation=1, groups=1)
+        self.at_least(lookahead=0)
         check_convolution(self, self.in_channels, self.out_channels, self.groups)
         self.stride_frames = self.stride
 
@@ -198,6 +206,9 @@ class Conv1d(Op):
     def memory_frames(self) -> int:
         """Past frames that are kept."""
         return self.dilation * (self.kernel_size - 1)
+
+    def clock(self, *clocks: Clock) -> Clock:
+        return clocks[0].every(self.stride, self.lookahead)
 
     def receptive_field(self, *shapes: Shape) -> int:
         return self.memory_frames + 1
@@ -253,6 +264,7 @@ class Conv1d(Op):
         operands = {
             "due": y,
             "index": x,
+            "first": y,
             "x": x,
             "y": y,
             "window": tape.temporary(C, fixed=self.memory_frames * C, like=x),
@@ -262,6 +274,7 @@ class Conv1d(Op):
             "taps": self.kernel_size,
             "dilation": self.dilation,
             "stride": self.stride,
+            "lookahead": self.lookahead,
             "memory": self.memory_frames,
         }
         weight = self.weights["weight"]
@@ -282,6 +295,10 @@ class Conv1d(Op):
             last = g.ints(2**62)
             axis = g.ints(0)
             g.next_state("past", g.op("Slice", window, first, last, axis))
+        read, made = g.first_frames()
+        begin = self.stride * made + self.lookahead - read
+        if begin:
+            window = g.op("Slice", window, g.ints(begin), g.ints(2**62), g.ints(0))
         y = g.op(
             "Conv",
             g.op("Transpose", window, perm=[1, 2, 0]),

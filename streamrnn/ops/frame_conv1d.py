@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["FrameConv1d"]
+__all__ = ["FrameConv1d", "seen"]
 
 
 @kernel
@@ -65,6 +65,22 @@ def frame_conv1d(
         for o in range(O):
             for p in range(L_out):
                 result[o * L_out + p] = sums[p * sums_step + o]
+
+
+def seen(
+    length: int, outputs: int, taps: int, stride: int, padding: int, dilation: int
+) -> tuple[slice, int, int]:
+    """Return which taps matter along an axis, where the first begins, and what they reach over.
+
+    Taps that meet nothing but padding, wherever the window stands, are left out. The first of the
+    others begins at position ``begin`` of the frame (in the padding where that is negative); from
+    there on, the windows reach over so many positions.
+    """
+    reach = stride * (outputs - 1)
+    begins = [tap * dilation - padding for tap in range(taps)]
+    useful = [tap for tap, b in enumerate(begins) if b < length and b + reach >= 0]
+    kept = slice(useful[0], useful[-1] + 1) if useful else slice(0, 1)
+    return kept, begins[kept.start], reach + dilation * (kept.stop - kept.start - 1) + 1
 
 
 @dataclass(eq=False)
@@ -164,14 +180,10 @@ class FrameConv1d(Op):
         y = tape.output()
         L_out = y.shape[1]
         weight = self.weights["weight"]
-        # Taps that meet nothing but padding, wherever the window stands, are left out.
-        reach = self.stride * (L_out - 1)
-        begins = [tap * self.dilation - self.padding for tap in range(self.kernel_size)]
-        useful = [tap for tap, b in enumerate(begins) if b < L_in and b + reach >= 0]
-        kept = slice(useful[0], useful[-1] + 1) if useful else slice(0, 1)
+        kept, begin, positions = seen(
+            L_in, L_out, self.kernel_size, self.stride, self.padding, self.dilation
+        )
         taps = kept.stop - kept.start
-        begin = begins[kept.start]
-        positions = reach + self.dilation * (taps - 1) + 1
         sums_step = tape.padded(O) + tape.lanes
         bias = self.weights["bias"] if self.bias else np.zeros(O, np.float32)
         tape.emit(
