@@ -1,8 +1,8 @@
 """Convolution over the frames of a stream: an output depends on this frame and past ones.
 
-``y[m] = b + sum over taps j of W[:, :, j] x[m * stride + lookahead - (k - 1 - j) * dilation]``, with
-frames before the first one zero. That is ``torch.nn.Conv1d`` on a sequence padded on the left by
-``dilation * (k - 1) - lookahead``; an output is due at frames lookahead, lookahead + stride, …
+``y[m] = b + sum over taps j of W[:, :, j] x[m * stride + lookahead - (k - 1 - j) * dilation]``,
+with frames before the first one zero. That is ``torch.nn.Conv1d`` on a sequence padded on the left
+by ``dilation * (k - 1) - lookahead``; an output is due at frames lookahead, lookahead + stride, …
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ class Conv1d(Op):
     Raises
     ------
     ConfigError
-        If a size is not a positive integer, `lookahead` is negative, or the groups do not divide the channels.
+        If a size is not a positive integer, `lookahead` is negative, or the groups do not divide
+        the channels.
     """
 
     in_channels: int

@@ -83,7 +83,7 @@ def frame_conv2d(
     O: Size,
     groups: Size,
 ) -> None:
-    """A frame is N planes of C channels. ``w`` has, for each group, one packed row after another."""
+    """A frame is N planes of C channels; ``w`` has the packed rows of one group after another."""
     s = as_ints(sizes)
     width, out, row = C // groups, O // groups, s[15] * C
     parts, pieces, piece, hop = s[8], s[9], width, s[11] * C

@@ -272,6 +272,8 @@ def with_weights(op: Op, **weights: Array) -> Op:
 
 def reshaped(value: Value, shape: Shape) -> Value:
     """Return the same numbers in another shape."""
+    while isinstance(value.op, Reshape):
+        (value,) = value.args
     return value if value.shape == shape else Reshape(shape)(value)
 
 

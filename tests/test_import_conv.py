@@ -1,0 +1,415 @@
+"""Convolutions and windows, inside a frame and over time, held against onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import streamrnn as sr
+from test_add_state import graph, normal, session
+
+onnx = pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models are held against")
+
+T = 60
+
+
+def close(got, wanted):
+    return np.abs(got - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
+
+
+def streams(path, shape, axis, clock, out_axis=None, **options):
+    """Hold a stream against the whole graph: frames one by one, in unequal blocks, after a reset.
+
+    `shape` is the tensor's, with None for time; `clock` is the stride of the outputs and the frame
+    with which the first is due.
+    """
+    out_axis = axis if out_axis is None else out_axis
+    model = sr.load(path, **options)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal([T if d is None else d for d in shape]).astype(np.float32)
+    (whole,) = session(path).run(None, {"x": x})
+    frames = np.moveaxis(x, axis, 0).reshape(T, *model.graph().inputs["x"].shape)
+    frames = np.ascontiguousarray(frames)
+    stream = model.stream()
+    stream.run(rng.standard_normal((23, *frames.shape[1:]), np.float32))  # forgotten by the reset
+    stream.reset()
+    stride, start = clock
+    steps = [stream.step(frame) for frame in frames]
+    assert [y is not None for y in steps] == [
+        t >= start and (t - start) % stride == 0 for t in range(T)
+    ]
+    assert (model.stride_frames, model.delay_frames) == clock
+    got = np.array([y for y in steps if y is not None])
+    stream.reset()
+    blocks = [stream.run(frames[a:b]) for a, b in ((0, 1), (1, 1), (1, 34), (34, 41), (41, T))]
+    assert np.array_equal(np.concatenate(blocks), got)
+    wanted = np.moveaxis(whole, out_axis, 0)[: len(got)]
+    assert close(got.reshape(len(got), -1), wanted.reshape(len(got), -1))
+    return model
+
+
+def over_time(tmp_path, nodes, weights, shape, clock, opset=17, **options):
+    """Write a graph over sequences and hold its stream against it; time is None in the shape."""
+    given = ["time" if d is None else d for d in shape]
+    path = graph(tmp_path / "m.onnx", nodes, weights, given, opset=opset)
+    return streams(path, shape, shape.index(None), clock, **options)
+
+
+def refused(tmp_path, nodes, weights, shape, reason, opset=17):
+    given = ["time" if d is None else d for d in shape]
+    path = graph(tmp_path / "m.onnx", nodes, weights, given, opset=opset)
+    with pytest.raises(sr.FileError, match=reason):
+        sr.load(path)
+
+
+def in_frame(tmp_path, kind, shape, weights, opset=17, **attributes):
+    """Hold one node inside a frame against onnxruntime."""
+    names = ["x", *weights]
+    path = graph(
+        tmp_path / "m.onnx", [(kind, names, ["y"], attributes)], weights, shape, opset=opset
+    )
+    x = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    (wanted,) = session(path).run(None, {"x": x})
+    model = sr.load(path)
+    got = model.stream().step(x.reshape(model.graph().inputs["x"].shape))
+    assert close(got.reshape(wanted.shape), wanted)
+
+
+# Over time alone --------------------------------------------------------------------------------
+
+ONE_AXIS = {
+    "causal padding": ({"pads": [2, 0]}, 3, (1, 0)),
+    "symmetric padding": ({"pads": [1, 1]}, 3, (1, 1)),
+    "symmetric padding, dilated": ({"pads": [4, 4], "dilations": [4]}, 3, (1, 4)),
+    "valid": ({}, 4, (1, 3)),
+    "VALID": ({"auto_pad": "VALID"}, 3, (1, 2)),
+    "SAME_UPPER, even": ({"auto_pad": "SAME_UPPER"}, 4, (1, 2)),
+    "SAME_LOWER, even": ({"auto_pad": "SAME_LOWER"}, 4, (1, 1)),
+    "SAME_UPPER, the same whatever the length": (
+        {"auto_pad": "SAME_UPPER", "strides": [2]},
+        4,
+        (2, 2),
+    ),
+    "more padding than taps": ({"pads": [5, 0]}, 3, (1, 0)),
+    "one tap": ({}, 1, (1, 0)),
+    "one tap, stride 2": ({"strides": [2]}, 1, (2, 0)),
+    "stride 2": ({"strides": [2], "pads": [1, 1]}, 3, (2, 1)),
+    "stride 3, dilated": ({"strides": [3], "dilations": [2], "pads": [2, 2]}, 4, (3, 4)),
+    "stride 4 of 2": ({"strides": [4]}, 2, (4, 1)),
+}
+
+
+@pytest.mark.parametrize("case", ONE_AXIS)
+def test_a_convolution_over_time_streams_as_the_whole(case, tmp_path):
+    attributes, taps, clock = ONE_AXIS[case]
+    weights = {"w": normal(5, 3, taps), "b": normal(5)}
+    nodes = [("Conv", ["x", "w", "b"], ["y"], attributes)]
+    model = over_time(tmp_path, nodes, weights, (1, 3, None), clock)
+    kinds = {type(node.op).__name__ for node in model.graph().nodes}
+    assert "Conv1d" in kinds
+    assert "Recent" not in kinds
+
+
+@pytest.mark.parametrize("opset", [9, 11, 22])
+@pytest.mark.parametrize(
+    ("weight", "groups"), [((6, 2, 3), 3), ((6, 1, 3), 6), ((12, 1, 3), 6), ((5, 6, 3), 1)]
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_groups_and_several_rows(opset, weight, groups, rows, tmp_path):
+    attributes = {"group": groups, "pads": [2, 1], "dilations": [2], "strides": [2]}
+    nodes = [("Conv", ["x", "w"], ["y"], attributes)]
+    over_time(tmp_path, nodes, {"w": normal(*weight)}, (rows, 6, None), (2, 2), opset)
+
+
+# Over time and features -------------------------------------------------------------------------
+
+PLANES = {
+    "causal, same over features": ({"pads": [2, 1, 0, 1]}, (3, 3), 1, (1, 0)),
+    "symmetric": ({"pads": [1, 1, 1, 1]}, (3, 3), 1, (1, 1)),
+    "strides": ({"strides": [1, 2], "pads": [1, 1, 0, 1]}, (2, 3), 1, (1, 0)),
+    "strides over both": ({"strides": [2, 2], "pads": [1, 0, 1, 1]}, (3, 3), 1, (2, 1)),
+    "dilated": ({"dilations": [3, 2], "pads": [6, 2, 0, 2]}, (3, 3), 1, (1, 0)),
+    "groups": ({"group": 2, "pads": [2, 0, 0, 0]}, (3, 2), 2, (1, 0)),
+    "depthwise": ({"group": 4, "pads": [2, 1, 0, 1]}, (3, 3), 4, (1, 0)),
+    "one frame": ({"pads": [0, 1, 0, 1]}, (1, 3), 1, (1, 0)),
+    "one feature": ({"pads": [1, 0, 1, 0]}, (3, 1), 1, (1, 1)),
+    "SAME_UPPER": ({"auto_pad": "SAME_UPPER"}, (4, 2), 1, (1, 2)),
+    "SAME_LOWER": ({"auto_pad": "SAME_LOWER"}, (4, 2), 1, (1, 1)),
+    "more padding than taps": ({"pads": [4, 0, 0, 0]}, (2, 2), 1, (1, 0)),
+}
+
+
+@pytest.mark.parametrize("time_last", [False, True])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("case", PLANES)
+def test_a_convolution_over_time_and_features(case, rows, time_last, tmp_path):
+    attributes, taps, groups, clock = PLANES[case]
+    weights = {"w": normal(8, 4 // groups, *taps), "b": normal(8)}
+    if groups == 4:
+        weights = {"w": normal(4, 1, *taps), "b": normal(4)}
+    shape = (rows, 4, None, 9)
+    if time_last:
+        weights["w"] = np.ascontiguousarray(weights["w"].swapaxes(2, 3))
+        shape = (rows, 4, 9, None)
+        turned = {"pads": [1, 0, 3, 2], "strides": [1, 0], "dilations": [1, 0]}
+        attributes = {
+            n: [v[i] for i in turned[n]] if n in turned else v for n, v in attributes.items()
+        }
+    over_time(tmp_path, [("Conv", ["x", "w", "b"], ["y"], attributes)], weights, shape, clock)
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_convolution_over_time_and_two_axes_more(axis, tmp_path):
+    shape, taps = [1, 4, 5, 6], [2, 3]
+    shape.insert(axis, None)
+    taps.insert(axis - 2, 3)
+    pads = [1, 1, 1]
+    pads[axis - 2] = 2
+    nodes = [("Conv", ["x", "w"], ["y"], {"pads": [*pads, 1, 0, 1], "group": 2})]
+    over_time(tmp_path, nodes, {"w": normal(6, 2, *taps)}, tuple(shape), (1, 0))
+
+
+def test_frames_may_be_the_batch(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["y"], {"pads": [1, 1]})]
+    over_time(tmp_path, nodes, {"w": normal(4, 3, 3)}, (None, 3, 8), (1, 0))
+
+
+def test_frames_may_not_be_the_channels(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["y"], {"pads": [1, 1]})]
+    refused(tmp_path, nodes, {"w": normal(4, 3, 3)}, (1, None, 8), r"Conv.*across the time axis")
+
+
+def test_padding_that_depends_on_the_length_is_refused(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["y"], {"auto_pad": "SAME_UPPER", "strides": [2]})]
+    refused(tmp_path, nodes, {"w": normal(4, 3, 3)}, (1, 3, None), "depends on how long")
+
+
+def test_a_weight_that_does_not_fit_is_refused(tmp_path):
+    nodes = [("Conv", ["x", "w"], ["y"], {})]
+    refused(tmp_path, nodes, {"w": normal(4, 2, 4)}, (1, 3, None), "expects frames of shape")
+    refused(tmp_path, nodes, {"w": normal(4, 2)}, (1, 3, None), "a weight of shape")
+
+
+# Blocks of real models --------------------------------------------------------------------------
+
+INTS = {"zero": np.array([0]), "two": np.array([2]), "minus": np.array([-2])}
+
+
+def tcn(taps, dilations, pads, chomp):
+    """Return residual blocks of convolutions with growing dilation."""
+    nodes, weights, last = [], {}, "x"
+    for i, d in enumerate(dilations):
+        weights |= {f"w{i}": normal(4, 4, taps), f"b{i}": normal(4), f"v{i}": normal(4, 4, 1)}
+        before, after = pads(d)
+        attributes = {"dilations": [d], "pads": [before, after]}
+        nodes += [("Conv", [last, f"w{i}", f"b{i}"], [f"c{i}"], attributes)]
+        out = f"c{i}"
+        if chomp and after:
+            weights |= {"zero": np.array([0]), "last": np.array([2])}
+            weights[f"end{i}"] = np.array([-after])
+            nodes += [("Slice", [out, "zero", f"end{i}", "last"], [f"s{i}"], {})]
+            out = f"s{i}"
+        nodes += [
+            ("Relu", [out], [f"r{i}"], {}),
+            ("Conv", [f"r{i}", f"v{i}"], [f"p{i}"], {}),
+            ("Add", [f"p{i}", last], [f"y{i}"], {}),
+        ]
+        last = f"y{i}"
+    nodes += [("Identity", [last], ["y"], {})]
+    return nodes, weights
+
+
+def test_a_tcn_that_pads_both_sides_and_chomps(tmp_path):
+    nodes, weights = tcn(3, (1, 2, 4), lambda d: (2 * d, 2 * d), chomp=True)
+    over_time(tmp_path, nodes, weights, (1, 4, None), (1, 0))
+
+
+def test_a_tcn_that_looks_ahead(tmp_path):
+    nodes, weights = tcn(3, (1, 2, 4), lambda d: (d, d), chomp=False)
+    over_time(tmp_path, nodes, weights, (1, 4, None), (1, 7))
+
+
+def test_a_tcn_of_valid_convolutions_with_residuals_cut_to_length(tmp_path):
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"dilations": [2]}),
+        ("Slice", ["x", "start", "end", "last"], ["s"], {}),
+        ("Add", ["c", "s"], ["y"], {}),
+    ]
+    ints = {"start": np.array([2]), "end": np.array([-2]), "last": np.array([2])}
+    over_time(tmp_path, nodes, {"w": normal(4, 4, 3), **ints}, (1, 4, None), (1, 4))
+
+
+@pytest.mark.parametrize("before", [2, 5])
+def test_padding_by_a_node_of_its_own(before, tmp_path):
+    pads = np.array([0, 0, before, 0, 0, 0])
+    nodes = [("Pad", ["x", "pads"], ["p"], {}), ("Conv", ["p", "w", "b"], ["y"], {})]
+    weights = {"pads": pads, "w": normal(5, 4, 3), "b": normal(5)}
+    over_time(tmp_path, nodes, weights, (1, 4, None), (1, 0))
+
+
+def test_padding_of_planes_by_a_node_of_its_own(tmp_path):
+    pads = np.array([0, 0, 2, 0, 0, 0, 0, 0])
+    nodes = [("Pad", ["x", "pads"], ["p"], {}), ("Conv", ["p", "w"], ["y"], {"group": 4})]
+    weights = {"pads": pads, "w": normal(4, 1, 3, 3)}
+    over_time(tmp_path, nodes, weights, (1, 4, None, 8), (1, 0))
+
+
+def test_strided_branches_meet(tmp_path):
+    nodes = [
+        ("Conv", ["x", "a"], ["c"], {"strides": [2], "pads": [1, 1]}),
+        ("Relu", ["c"], ["r"], {}),
+        ("Conv", ["r", "b"], ["d"], {"pads": [1, 1]}),
+        ("Conv", ["x", "k"], ["e"], {"strides": [2]}),
+        ("Add", ["d", "e"], ["y"], {}),
+    ]
+    weights = {"a": normal(6, 4, 3), "b": normal(6, 6, 3), "k": normal(6, 4, 1)}
+    over_time(tmp_path, nodes, weights, (1, 4, None), (2, 3))
+
+
+@pytest.mark.parametrize("pads", [[1, 1], [2, 0], [0, 0]])
+def test_a_gru_behind_a_convolution(pads, tmp_path):
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"pads": pads}),
+        ("Transpose", ["c"], ["t"], {"perm": [2, 0, 1]}),
+        ("GRU", ["t", "W", "R"], ["y"], {"hidden_size": 4}),
+    ]
+    weights = {"w": normal(5, 3, 3), "W": normal(1, 12, 5), "R": normal(1, 12, 4)}
+    clock = (1, 2 - pads[0])
+    over_time(tmp_path, nodes, weights, (1, 3, None), clock, out_axis=0)
+
+
+def test_depthwise_separable(tmp_path):
+    nodes = [
+        ("Conv", ["x", "d", "b"], ["c"], {"group": 20, "pads": [2, 2], "dilations": [2]}),
+        ("BatchNormalization", ["c", "s", "s", "b", "s"], ["n"], {}),
+        ("Relu", ["n"], ["r"], {}),
+        ("Conv", ["r", "p"], ["y"], {}),
+    ]
+    weights = {"d": normal(20, 1, 3), "b": normal(20), "p": normal(7, 20, 1)}
+    weights["s"] = np.random.default_rng(1).uniform(0.5, 2, 20).astype(np.float32)
+    over_time(tmp_path, nodes, weights, (1, 20, None), (1, 2))
+
+
+# A step graph that carries its caches -----------------------------------------------------------
+
+
+def test_a_step_graph_with_caches_of_its_convolutions(tmp_path):
+    """Like GTCRN's: two blocks over (1, C, T, F), depthwise and dense, dilated over time."""
+    helper, numpy_helper, F = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    weights = {
+        "w0": normal(8, 4, 3, 3),
+        "w1": normal(8, 1, 3, 3),
+        "w2": normal(4, 8, 1, 1),
+        "b0": normal(8),
+        "first": np.array([1]),
+        "far": np.array([2**62]),
+        "axis": np.array([2]),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Concat", ["past_0", "x"], ["a"], axis=2),
+        node("Conv", ["a", "w0", "b0"], ["c"], pads=[0, 1, 0, 1], strides=[1, 2]),
+        node("Slice", ["a", "first", "far", "axis"], ["present_0"]),
+        node("Relu", ["c"], ["r"]),
+        node("Concat", ["past_1", "r"], ["d"], axis=2),
+        node("Slice", ["d", "first", "far", "axis"], ["present_1"]),
+        node("Conv", ["d", "w1"], ["e"], pads=[0, 1, 0, 1], dilations=[2, 1], group=8),
+        node("Conv", ["e", "w2"], ["y"]),
+    ]
+    shapes = {"x": [1, 4, 1, 17], "past_0": [1, 4, 2, 17], "past_1": [1, 8, 4, 9]}
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, F, s) for n, s in shapes.items()],
+        [helper.make_tensor_value_info(n, F, None) for n in ("y", "present_0", "present_1")],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(made, opset_imports=opsets, ir_version=8), path)
+    step = session(path)
+    caches = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n != "x"}
+    stream = sr.load(path).stream()
+    x = np.random.default_rng(5).standard_normal((40, 4, 1, 17)).astype(np.float32)
+    wanted = []
+    for frame in x:
+        y, *new = step.run(None, {"x": frame[None], **caches})
+        caches = dict(zip(caches, new, strict=True))
+        wanted.append(y[0])
+    got = np.concatenate([stream.run(x[:7]), stream.run(x[7:25]), stream.run(x[25:])])
+    assert close(got.reshape(np.shape(wanted)), np.array(wanted))
+
+
+# Inside a frame ---------------------------------------------------------------------------------
+
+FRAMES = [
+    ((1, 4, 20), (6, 4, 3), {"pads": [1, 1], "strides": [2]}),
+    ((1, 4, 20), (6, 2, 3), {"pads": [2, 0], "group": 2}),
+    ((1, 4, 20), (4, 1, 3), {"pads": [1, 1], "group": 4}),
+    ((3, 4, 20), (6, 4, 3), {"auto_pad": "SAME_LOWER"}),
+    ((1, 4, 5, 20), (6, 4, 3, 2), {"auto_pad": "SAME_UPPER", "strides": [2, 3]}),
+    ((1, 4, 20, 3), (6, 2, 3, 3), {"pads": [1, 0, 0, 0], "group": 2, "dilations": [2, 1]}),
+    ((2, 4, 7, 9), (4, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 4}),
+    ((1, 2, 3, 7, 9), (4, 2, 3, 3, 3), {"pads": [0, 1, 1, 0, 1, 1]}),
+]
+
+
+@pytest.mark.parametrize(("shape", "weight", "attributes"), FRAMES)
+@pytest.mark.parametrize("opset", [9, 17])
+def test_convolutions_inside_a_frame(shape, weight, attributes, opset, tmp_path):
+    in_frame(
+        tmp_path, "Conv", shape, {"w": normal(*weight), "b": normal(weight[0])}, opset, **attributes
+    )
+
+
+TRANSPOSED = [
+    ((1, 4, 20), (4, 3, 3), {}),
+    ((1, 4, 20), (4, 3, 3), {"strides": [2], "pads": [1, 1], "output_padding": [1]}),
+    ((1, 4, 20), (4, 3, 3), {"strides": [3], "dilations": [2], "pads": [2, 0]}),
+    ((1, 4, 7), (4, 3, 2), {"strides": [5]}),
+    ((1, 4, 7), (4, 3, 3), {"strides": [2], "output_padding": [1]}),
+    ((2, 4, 7), (4, 3, 4), {"strides": [2], "auto_pad": "SAME_UPPER"}),
+    ((1, 4, 7), (4, 3, 4), {"strides": [3], "auto_pad": "SAME_LOWER"}),
+    ((1, 4, 7), (4, 3, 4), {"strides": [2], "output_shape": [13], "auto_pad": "SAME_UPPER"}),
+    ((1, 4, 7), (4, 3, 4), {"strides": [2], "output_shape": [13]}),
+    ((1, 4, 7), (4, 3, 4), {"auto_pad": "VALID", "dilations": [3]}),
+    ((1, 4, 7), (4, 3, 3), {"group": 2, "strides": [2]}),
+    ((1, 4, 7), (4, 1, 3), {"group": 4, "pads": [3, 2]}),
+    ((1, 4, 5, 9), (4, 3, 3, 3), {"strides": [1, 2], "pads": [1, 1, 1, 1]}),
+    ((1, 4, 5, 9), (4, 3, 2, 3), {"strides": [2, 3], "output_padding": [1, 2], "group": 2}),
+    ((2, 4, 9, 1), (4, 3, 5, 1), {"strides": [2, 1], "pads": [2, 0, 2, 0], "dilations": [2, 1]}),
+]
+
+
+@pytest.mark.parametrize(("shape", "weight", "attributes"), TRANSPOSED)
+@pytest.mark.parametrize("opset", [9, 11, 22])
+def test_transposed_convolutions_inside_a_frame(shape, weight, attributes, opset, tmp_path):
+    bias = normal(weight[1] * attributes.get("group", 1))
+    in_frame(
+        tmp_path, "ConvTranspose", shape, {"w": normal(*weight), "b": bias}, opset, **attributes
+    )
+
+
+SPREAD = [
+    ((1, 4, None), (4, 3, 3), {}, 0),
+    ((1, 4, None), (4, 3, 3), {"pads": [0, 2]}, 0),
+    ((1, 4, None), (4, 3, 3), {"pads": [1, 1]}, 1),
+    ((2, 4, None), (4, 3, 3), {"pads": [2, 0], "dilations": [2], "group": 2}, 2),
+    ((1, 4, None), (4, 3, 2), {"pads": [3, 0]}, 3),
+    ((1, 4, None, 9), (4, 3, 2, 3), {"strides": [1, 2], "pads": [0, 1, 1, 1]}, 0),
+    ((1, 4, None, 9), (4, 1, 3, 3), {"strides": [1, 2], "pads": [1, 1, 1, 1], "group": 4}, 1),
+    ((2, 4, 9, None), (4, 3, 3, 3), {"strides": [2, 1], "dilations": [1, 2], "group": 2}, 0),
+]
+
+
+@pytest.mark.parametrize(("shape", "weight", "attributes", "start"), SPREAD)
+def test_transposed_convolutions_over_time(shape, weight, attributes, start, tmp_path):
+    bias = normal(weight[1] * attributes.get("group", 1))
+    nodes = [("ConvTranspose", ["x", "w", "b"], ["y"], attributes)]
+    over_time(tmp_path, nodes, {"w": normal(*weight), "b": bias}, shape, (1, start))
+
+
+def test_more_frames_than_come_in_are_refused(tmp_path):
+    nodes = [("ConvTranspose", ["x", "w"], ["y"], {"strides": [2]})]
+    refused(tmp_path, nodes, {"w": normal(4, 3, 3)}, (1, 4, None), "makes 2 frames of each one")
