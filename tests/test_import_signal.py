@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -233,6 +234,112 @@ def test_a_front_end_in_the_graph_streams_with_the_recurrence(tmp_path):
         assert np.abs(got.ravel() - y.ravel()).max() < 2e-5
 
 
+def test_a_transform_of_every_frame_of_a_sequence(tmp_path):
+    node = N("DFT", ["x", "length"], ["y"], onesided=1)
+    model = built([node], {"x": (1, "frames", 12, 1)}, ["y"], {"length": np.int64(16)}, 20)
+    x = normal(40, 12)
+    got = sr.load(written(model, tmp_path)).stream().run(x[..., None])
+    close(got, parts(np.fft.rfft(x, 16)))
+
+
+# Over time --------------------------------------------------------------------------------------
+
+
+def over_samples(model: Any, x: np.ndarray, first: int, hop: int, tmp_path: Any) -> sr.Model:
+    """Compare a stream of samples with the whole signal in onnxruntime; return the model.
+
+    A frame comes every `hop` samples, the first one with sample `first`.
+    """
+    read = sr.load(written(model, tmp_path))
+    whole = peer(model, x)
+    frames = np.moveaxis(whole, 1, 0)
+    samples = np.ascontiguousarray(x.reshape(x.shape[1], *read.graph().inputs["x"].shape))
+    stream = read.stream()
+    stream.run(samples[5:400])
+    stream.reset()
+    steps = [stream.step(sample) for sample in samples]
+    came = [t for t, y in enumerate(steps) if y is not None]
+    assert came == list(range(first, len(samples), hop))
+    got = np.array([steps[t] for t in came])
+    wanted = frames[: len(got)]
+    assert len(wanted) >= len(got) - 1
+    close(got[: len(wanted)], wanted, 2e-4)
+    stream.reset()
+    edges = (0, 1, 1, 70, 300, 333, len(samples))
+    blocks = [stream.run(samples[a:b]) for a, b in itertools.pairwise(edges)]
+    assert np.array_equal(np.concatenate(blocks), got)
+    return read
+
+
+def opened(model: Any, *shape: Any) -> Any:
+    """Return the model with another shape of its input."""
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", 1, shape))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("width", "step", "window", "length", "onesided"),
+    [
+        ((1,), 32, np.hanning(64), None, 1),
+        ((1,), 7, np.hamming(16), 16, 1),
+        ((), 40, None, 16, 1),
+        ((1,), 1, np.blackman(9), 9, 0),
+        ((2,), 16, np.hanning(32), 32, 0),
+        ((1,), 3, None, 1, 1),
+        ((1,), 512, np.hanning(1024), None, 1),
+    ],
+)
+def test_short_time_transforms_over_samples(width, step, window, length, onesided, tmp_path):
+    points = length or len(window)
+    x = normal(1, max(700, 3 * points), *width)
+    model = stft(x, step, window, length, onesided=onesided)
+    over_samples(opened(model, 1, "samples", *width), x, points - 1, step, tmp_path)
+
+
+@pytest.mark.parametrize(("before", "after"), [(16, 16), (31, 0), (40, 3)])
+def test_zeros_around_the_signal_are_part_of_its_frames(before, after, tmp_path):
+    """A transform whose frames are centred sees half a window ahead."""
+    model = stft(normal(1, 9, 1), 8, np.hanning(32), 32)
+    model.graph.node[0].input[0] = "padded"
+    pad = N("Pad", ["x", "pads"], ["padded"])
+    model.graph.node.insert(0, pad)
+    pads = np.array([0, before, 0, 0, after, 0])
+    model.graph.initializer.append(numpy_helper.from_array(pads, "pads"))
+    first = 31 - before if before < 32 else 31  # beyond that the zeros are frames of their own
+    x = normal(1, 500, 1)
+    over_samples(opened(model, 1, "samples", 1), x, first, 8, tmp_path)
+
+
+def test_a_spectrogram_and_a_recurrence_over_samples(tmp_path):
+    """Samples in, and every 32 of them the state of a GRU over mel bands."""
+    names = ["bands", "points", "rate", "low", "high"]
+    nodes = [
+        N("HannWindow", ["points"], ["w"]),
+        N("STFT", ["x", "hop", "w"], ["s"]),
+        N("Mul", ["s", "s"], ["s2"]),
+        N("ReduceSum", ["s2", "minus"], ["p"], keepdims=0),
+        N("MelWeightMatrix", names, ["m"]),
+        N("MatMul", ["p", "m"], ["b"]),
+        N("Add", ["b", "eps"], ["c"]),
+        N("Log", ["c"], ["d"]),
+        N("Transpose", ["d"], ["e"], perm=[1, 0, 2]),
+        N("GRU", ["e", "W", "R"], ["f"], hidden_size=4),
+        N("Squeeze", ["f", "one"], ["g"]),
+        N("Transpose", ["g"], ["y"], perm=[1, 0, 2]),
+    ]
+    arrays = {
+        "bands": np.int64(6), "points": np.int64(64), "rate": np.int64(8000), "hop": np.int64(32),
+        "low": np.float32(0), "high": np.float32(4000), "minus": np.array([-1]),
+        "one": np.array([1]), "eps": np.float32(1e-3),
+        "W": normal(1, 12, 6) / 4, "R": normal(1, 12, 4),
+    }  # fmt: skip
+    model = built(nodes, {"x": (1, "samples", 1)}, ["y"], arrays)
+    read = over_samples(model, normal(1, 3000, 1), 63, 32, tmp_path)
+    assert read.delay_frames == 63
+
+
+# What is refused, and ONNX's own tests ----------------------------------------------------------
+
 REFUSED = {
     "real one-sided back": (
         dft({"axis": 1, "onesided": 1, "inverse": 1}, normal(1, 8, 1), 17),
@@ -270,6 +377,22 @@ REFUSED = {
     "complex one-sided frames": (
         stft(normal(1, 9, 2), 1, None, 4),
         r"onesided=1 of a complex signal",
+    ),
+    "no hop over samples": (
+        opened(stft(normal(1, 9, 1), 0, None, 4), 1, "samples", 1),
+        r"frames of 4 every 0 samples",
+    ),
+    "no length over samples": (
+        opened(stft(normal(1, 9, 1), 2, None, None), 1, "samples", 1),
+        r"the length of a frame is not said",
+    ),
+    "a transform of the whole sequence": (
+        opened(dft({"axis": 1}, normal(1, 9, 1), 17), 1, "samples", 1),
+        r"\(DFT\): it works across the time axis \(axis 1 of shape \(1, time, 1\)\)",
+    ),
+    "an axis without a name": (
+        opened(dft({}, normal(1, 9, 4, 1), 20, length=4), 1, "frames", 4, 1),
+        r"empty name, at which onnxruntime ends the process: leave it out",
     ),
     "two signals": (stft(normal(2, 9, 1), 1, None, 4), r"only one signal"),
     "half-precision window": (

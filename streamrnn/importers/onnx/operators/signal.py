@@ -1,4 +1,4 @@
-"""Signals: Fourier transforms of a frame, and short-time ones.
+"""Signals: Fourier transforms of a frame, and short-time ones of a frame or over time.
 
 A transform of n points is a product with the matrix ``exp(-2 pi i k t / n)``. Real and imaginary
 part are the last axis of size 2; a last axis of size 1 is real.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....graph import Value
+from ....ops.conv1d import Conv1d
 from ....ops.frame_conv1d import FrameConv1d
 from ....ops.linear import Linear
 from ....ops.rearrange import Slice, Transpose
@@ -16,14 +17,17 @@ from ..node import (
     Array,
     Known,
     Tensor,
+    Timed,
     Unsupported,
     axis_of,
     integers,
     known,
     operator,
+    over_time,
     reshaped,
     with_weights,
 )
+from ..time import settled, whole_sequence
 
 MAX_POINTS = 4096
 """Longest transform: its matrix holds up to 2 n by 2 n numbers."""
@@ -163,3 +167,24 @@ def stft(
     op = FrameConv1d(parts, 2 * bins, points, hop, bias=False)
     y = with_weights(op, weight=taps(basis))(signal)  # (2 bins, frames)
     return reshaped(Transpose((1, 0))(y), (1, y.shape[1], bins, 2))
+
+
+@over_time("STFT")
+def stft_frames(
+    a: Known, n: int, x: Tensor, step: Tensor, window: Tensor = None, length: Tensor = None
+) -> Tensor:
+    """Where samples come one by one, frames come every `step` of them: a convolution over time."""
+    if not isinstance(x, Timed):
+        raise Unsupported("a window or a length that come one after another")
+    if x.axis != 1:
+        raise whole_sequence(x)
+    basis = windowed_basis(a, x.value, window, length, None)
+    bins, _, points, parts = basis.shape
+    hop = scalar(step, "frame_step")
+    if hop < 1:
+        raise Unsupported(f"frames of {points} every {hop} samples")
+    if x.front >= points:  # more zeros than the first frame holds
+        x = settled(x)
+    op = Conv1d(parts, 2 * bins, points, hop, bias=False, lookahead=points - 1 - x.front)
+    y = with_weights(op, weight=taps(basis))(reshaped(x.value, (parts,)))
+    return Timed(reshaped(y, (1, 1, bins, 2)), 1, (x.length - points) // hop + 1)
