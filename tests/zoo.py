@@ -157,6 +157,39 @@ def _with_initial_state() -> Layer:
 
 add("LSTMCell trained initial state", _with_initial_state)
 
+# Cells whose states come from outside -------------------------------------------------------------
+
+
+def _fed_back(cell: Callable[[], s.Op], states: int) -> Callable[[], Layer]:
+    def build() -> Layer:
+        op: Any = cell()
+        x, H = Input(op.input_size), op.hidden_size
+        past = s.Past(states * H)()
+        new = op(x, *(past[k * H : (k + 1) * H] for k in range(states)))
+        return Model(x, s.Tanh()(new[:H] * 2.0), feedback={past: new})
+
+    return build
+
+
+for _I, _H in ((1, 1), (3, 20), (17, 33)):
+    add(f"RNNCell fed back {_I}-{_H}", _fed_back(functools.partial(s.RNNCell, _I, _H), 1))
+    add(f"GRUCell fed back {_I}-{_H}", _fed_back(functools.partial(s.GRUCell, _I, _H), 1))
+    add(f"LSTMCell fed back {_I}-{_H}", _fed_back(functools.partial(s.LSTMCell, _I, _H), 2))
+_before = functools.partial(s.GRUCell, 5, 20, reset_after=False)
+add("GRUCell fed back reset before", _fed_back(_before, 1))
+add(
+    "LSTMCell with the states as inputs",
+    lambda: Model([x := Input(3), h := Input(7), c := Input(7)], s.LSTMCell(3, 7)(x, h, c)),
+)
+add(
+    "GRUCell with the state as input",
+    lambda: Model([x := Input(3), h := Input(7)], s.GRUCell(3, 7)(x, h)),
+)
+add(
+    "RNNCell with the state as input",
+    lambda: Model([x := Input(3), h := Input(7)], s.RNNCell(3, 7, nonlinearity="relu")(x, h)),
+)
+
 # Frames that come later ---------------------------------------------------------------------------
 
 

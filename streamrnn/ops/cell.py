@@ -31,7 +31,10 @@ def reorder(array: Array, order: str, wanted: str) -> Array:
 class Cell(Op):
     """A recurrent step whose gates are affine in the frame and in the hidden state ``h``.
 
-    A cell says its gates, its states and the gate order of other libraries, as data.
+    A cell says its gates, its states and the gate order of other libraries, as data. Called on a
+    frame it keeps its states; called on a frame and states, ``cell(x, h, c)``, it is the bare step,
+    which keeps nothing and gives the new states side by side (for recurrences whose state is fed
+    back from outside, see ``Past``).
     """
 
     input_size: int
@@ -59,16 +62,32 @@ class Cell(Op):
         return uniform(shape, 1 / math.sqrt(self.hidden_size), rng)
 
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
-        return dict.fromkeys(self.states, (self.hidden_size,))
+        own = len(shapes) <= 1
+        return dict.fromkeys(self.states, (self.hidden_size,)) if own else {}
 
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.input_size,),)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        if len(shapes) != 1:
-            raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
+        if len(shapes) not in (1, 1 + len(self.states)):
+            raise GraphError(
+                f"{self!r} reads one value, or with it the {len(self.states)} states "
+                f"{', '.join(self.states)}; got {len(shapes)}"
+            )
         self.expect(shapes[0], (self.input_size,))
-        return (self.hidden_size,)
+        for shape in shapes[1:]:
+            self.expect(shape, (self.hidden_size,))
+        return (max(1, len(shapes) - 1) * self.hidden_size,)
+
+    def before(self, states: Arrays, xs: Sequence[Array]) -> Arrays:
+        """Return the states before a frame: the cell's own, or those that come with it."""
+        return states if len(xs) == 1 else dict(zip(self.states, xs[1:], strict=True))
+
+    def after(self, states: Arrays, xs: Sequence[Array]) -> Array:
+        """Return the output, given the states after a frame."""
+        if len(xs) == 1:
+            return states["h"]
+        return np.concatenate([states[name] for name in self.states])
 
     def full_weights(self) -> Arrays:
         """Return the weights with zeros for biases that are off."""
@@ -85,10 +104,31 @@ class Cell(Op):
 
     def native(self, g: Recorder, kind: str, x: str, **attributes: Any) -> str:
         """Write the cell as ONNX's own recurrent node ``kind`` (operators RNN, GRU, LSTM)."""
+        states = [g.state(name, batch_axis=1) for name in self.states]
+        y, *after = self._node(g, kind, x, states, attributes)
+        for name, value in zip(self.states, after, strict=True):
+            g.next_state(name, value)
+        return g.op("Squeeze", y, g.ints(1))
+
+    def native_step(self, g: Recorder, kind: str, *xs: str, **attributes: Any) -> str:
+        """Write the bare step as that node: the frames of all streams are a batch of sequences."""
+        flat = [
+            g.op("Reshape", x, g.ints(1, -1, n)) for x, n in zip(xs, self._sizes(), strict=True)
+        ]
+        _, *after = self._node(g, kind, flat[0], flat[1:], attributes)
+        both = g.op("Concat", *after, axis=2) if len(after) > 1 else after[0]
+        return g.op("Reshape", both, g.ints(g.frames(), -1, len(after) * self.hidden_size))
+
+    def _sizes(self) -> list[int]:
+        return [self.input_size, *(self.hidden_size for _ in self.states)]
+
+    def _node(
+        self, g: Recorder, kind: str, x: str, states: Sequence[str], attributes: dict[str, Any]
+    ) -> tuple[str, ...]:
         order = self.layouts["onnx"]
         w = {n: reorder(a, self.gates, order) for n, a in self.full_weights().items()}
         bias = np.concatenate([w["bias_ih"], w["bias_hh"]])
-        results = g.ops(
+        return g.ops(
             kind,
             1 + len(self.states),
             x,
@@ -96,13 +136,10 @@ class Cell(Op):
             g.constant(w["weight_hh"][None], "R"),
             g.constant(bias[None], "B") if self.bias else "",
             "",  # sequence_lens: every sequence has all T frames
-            *(g.state(name, batch_axis=1) for name in self.states),
+            *states,
             hidden_size=self.hidden_size,
             **attributes,
         )
-        for name, value in zip(self.states, results[1:], strict=True):
-            g.next_state(name, value)
-        return g.op("Squeeze", results[0], g.ints(1))
 
 
 class Stack(Layer):

@@ -20,15 +20,37 @@ import numpy as np
 from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
 if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
 __all__ = ["GRU", "GRUCell"]
+
+
+@helper
+def gru_frame(
+    gate: Pointer,
+    before: Pointer,
+    after: Pointer,
+    hidden: Pointer,
+    w_hh: Pointer,
+    b_hh: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b_ih of r, z, n; ``hidden`` takes W_hh h + b_hh."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+    for u in range(0, H, L):
+        r = sigmoid(load(gate, u) + load(hidden, u))
+        z = sigmoid(load(gate, P + u) + load(hidden, P + u))
+        n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
+        store(after, u, flush(fma(z, load(before, u) - n, n)))
 
 
 @kernel
@@ -55,16 +77,62 @@ def gru_cell(
     affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
-        gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        for u in range(0, H, L):
-            r = sigmoid(load(gate, u) + load(hidden, u))
-            z = sigmoid(load(gate, P + u) + load(hidden, P + u))
-            n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
-            store(after, u, flush(fma(z, load(before, u) - n, n)))
+        after = at(y, t * y_step)
+        gru_frame(at(gates, t * gates_step), before, after, hidden, w_hh, b_hh, H)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@kernel
+def gru_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    hidden: Scratch,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step: the state comes with the frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    for t in range(T):
+        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
+        gru_frame(gate, before, after, hidden, w_hh, b_hh, H)
+
+
+@helper
+def gru_frame_reset_before(
+    gate: Pointer,
+    before: Pointer,
+    after: Pointer,
+    reset: Pointer,
+    w_rz: Pointer,
+    w_n: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    candidate = at(gate, 2 * P)
+    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
+    for u in range(0, H, L):
+        store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+    affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
+    for u in range(0, H, L):
+        z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
+        store(after, u, flush(fma(z, load(before, u) - n, n)))
 
 
 @kernel
@@ -91,18 +159,39 @@ def gru_cell_reset_before(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
-        gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        candidate = at(gate, 2 * P)
-        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
-        for u in range(0, H, L):
-            store(reset, u, sigmoid(load(gate, u)) * load(before, u))
-        affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
-        for u in range(0, H, L):
-            z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
-            store(after, u, flush(fma(z, load(before, u) - n, n)))
+        after = at(y, t * y_step)
+        gru_frame_reset_before(at(gates, t * gates_step), before, after, reset, w_rz, w_n, H)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@kernel
+def gru_step_reset_before(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    reset: Scratch,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step, reset before the product: the state comes with the frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
+    for t in range(T):
+        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
+        gru_frame_reset_before(gate, before, after, reset, w_rz, w_n, H)
 
 
 @dataclass(eq=False)
@@ -141,7 +230,8 @@ class GRUCell(Cell):
     layouts: ClassVar[dict[str, str]] = {"torch": "rzn", "onnx": "zrn", "keras": "zrn"}
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        h = states["h"]
+        s = self.before(states, xs)
+        h = s["h"]
         zeros = {name: np.zeros(3 * self.hidden_size) for name in ("bias_ih", "bias_hh")}
         w = zeros | weights
         ir, iz, in_ = np.split(w["weight_ih"] @ xs[0] + w["bias_ih"], 3)
@@ -152,24 +242,25 @@ class GRUCell(Cell):
         else:
             w_hn, b_hn = np.split(w["weight_hh"], 3)[2], np.split(w["bias_hh"], 3)[2]
             n = np.tanh(in_ + w_hn @ (r * h) + b_hn)
-        states["h"] = (1 - z) * n + z * h
-        return states["h"]
+        s["h"] = (1 - z) * n + z * h
+        return self.after(s, xs)
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, H = tape.output(), self.hidden_size
         w = self.full_weights()
+        own = len(xs) == 1
         common = {
             "x": xs[0],
             "y": y,
             "gates": tape.temporary(3 * tape.padded(H)),
-            "h": tape.state("h"),
+            "h": tape.state("h") if own else xs[1],
             "w_ih": tape.matrix(w["weight_ih"], 3),
             "I": self.input_size,
             "H": H,
         }
         if self.reset_after:
             tape.emit(
-                gru_cell,
+                gru_cell if own else gru_step,
                 **common,
                 hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
                 w_hh=tape.matrix(w["weight_hh"], 3),
@@ -178,7 +269,7 @@ class GRUCell(Cell):
             )
         else:
             tape.emit(
-                gru_cell_reset_before,
+                gru_cell_reset_before if own else gru_step_reset_before,
                 **common,
                 reset=tape.temporary(0, fixed=tape.padded(H)),
                 w_rz=tape.matrix(w["weight_hh"][: 2 * H], 2),
@@ -188,7 +279,8 @@ class GRUCell(Cell):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
-        return self.native(g, "GRU", xs[0], linear_before_reset=int(self.reset_after))
+        write = self.native if len(xs) == 1 else self.native_step
+        return write(g, "GRU", *xs, linear_before_reset=int(self.reset_after))
 
 
 class GRU(Stack):

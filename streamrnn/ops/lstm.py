@@ -14,22 +14,45 @@ Schmidhuber and Cummins, 2000; in the form of ``torch.nn.LSTMCell``::
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
 if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
 __all__ = ["LSTM", "LSTMCell"]
+
+
+@helper
+def lstm_frame(
+    gate: Pointer,
+    before: Pointer,
+    c: Pointer,
+    after: Pointer,
+    new_c: Pointer,
+    w_hh: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b of i, f, g, o; ``after`` and ``new_c`` become the new states."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+    for u in range(0, H, L):
+        i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
+        g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
+        memory = flush(fma(f, load(c, u), i * g))
+        store(new_c, u, memory)
+        store(after, u, flush(o * tanh(memory)))
 
 
 @kernel
@@ -55,17 +78,42 @@ def lstm_cell(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
-        gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
-        for u in range(0, H, L):
-            i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
-            g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
-            new_c = flush(fma(f, load(c, u), i * g))
-            store(c, u, new_c)
-            store(after, u, flush(o * tanh(new_c)))
+        after = at(y, t * y_step)
+        lstm_frame(at(gates, t * gates_step), before, c, after, c, w_hh, H)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@kernel
+def lstm_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    c: Scratch,
+    c_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    new_c: Scratch,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step: the states come with the frame; ``y`` takes h' and c'."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    for t in range(T):
+        after = at(y, t * y_step)
+        gate, before, old_c = at(gates, t * gates_step), at(h, t * h_step), at(c, t * c_step)
+        lstm_frame(gate, before, old_c, after, new_c, w_hh, H)
+        copy(H, new_c, at(after, H))
 
 
 @dataclass(eq=False)
@@ -101,22 +149,29 @@ class LSTMCell(Cell):
     layouts: ClassVar[dict[str, str]] = {"torch": "ifgo", "onnx": "iofg", "keras": "ifgo"}
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        z = self.preactivations(weights, xs[0], states["h"])
+        s = self.before(states, xs)
+        z = self.preactivations(weights, xs[0], s["h"])
         i, f, o = (1 / (1 + np.exp(-z[gate])) for gate in "ifo")
-        states["c"] = f * states["c"] + i * np.tanh(z["g"])
-        states["h"] = o * np.tanh(states["c"])
-        return states["h"]
+        s["c"] = f * s["c"] + i * np.tanh(z["g"])
+        s["h"] = o * np.tanh(s["c"])
+        return self.after(s, xs)
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
         w = self.full_weights()
+        P = tape.padded(self.hidden_size)
+        if len(xs) == 1:
+            form = lstm_cell
+            states: dict[str, Any] = {"h": tape.state("h"), "c": tape.state("c")}
+        else:
+            form = lstm_step
+            states = {"h": xs[1], "c": xs[2], "new_c": tape.temporary(0, fixed=P)}
         tape.emit(
-            lstm_cell,
+            form,
             x=xs[0],
             y=y,
-            gates=tape.temporary(4 * tape.padded(self.hidden_size)),
-            h=tape.state("h"),
-            c=tape.state("c"),
+            gates=tape.temporary(4 * P),
+            **states,
             w_ih=tape.matrix(w["weight_ih"], 4),
             w_hh=tape.matrix(w["weight_hh"], 4),
             bias=tape.vector(w["bias_ih"] + w["bias_hh"], 4),
@@ -126,7 +181,8 @@ class LSTMCell(Cell):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
-        return self.native(g, "LSTM", xs[0])
+        write = self.native if len(xs) == 1 else self.native_step
+        return write(g, "LSTM", *xs)
 
 
 class LSTM(Stack):

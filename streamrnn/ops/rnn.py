@@ -16,15 +16,28 @@ from ..errors import ConfigError
 from ..kernels.functions import flush, relu, tanh
 from ..kernels.product import affine
 from ..kernels.simd import at, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, kernel
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
 if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
 __all__ = ["RNN", "RNNCell"]
+
+
+@helper
+def rnn_frame(before: Pointer, after: Pointer, w_hh: Pointer, H: int, rectify: int) -> None:
+    """``after`` holds W_ih x + b, and becomes the new state."""
+    affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+    if rectify:
+        for u in range(0, H, lanes()):
+            store(after, u, flush(relu(load(after, u))))
+    else:
+        for u in range(0, H, lanes()):
+            store(after, u, flush(tanh(load(after, u))))
 
 
 @kernel
@@ -47,16 +60,32 @@ def rnn_cell(
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
-        if rectify:
-            for u in range(0, H, lanes()):
-                store(after, u, flush(relu(load(after, u))))
-        else:
-            for u in range(0, H, lanes()):
-                store(after, u, flush(tanh(load(after, u))))
+        rnn_frame(before, after, w_hh, H, rectify)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@kernel
+def rnn_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """The bare step: the state comes with the frame."""
+    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    for t in range(T):
+        rnn_frame(at(h, t * h_step), at(y, t * y_step), w_hh, H, rectify)
 
 
 @dataclass(eq=False)
@@ -101,18 +130,20 @@ class RNNCell(Cell):
             )
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        z = self.preactivations(weights, xs[0], states["h"])["h"]
-        states["h"] = np.tanh(z) if self.nonlinearity == "tanh" else np.maximum(z, 0)
-        return states["h"]
+        s = self.before(states, xs)
+        z = self.preactivations(weights, xs[0], s["h"])["h"]
+        s["h"] = np.tanh(z) if self.nonlinearity == "tanh" else np.maximum(z, 0)
+        return self.after(s, xs)
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
         w = self.full_weights()
+        own = len(xs) == 1
         tape.emit(
-            rnn_cell,
+            rnn_cell if own else rnn_step,
             x=xs[0],
             y=y,
-            h=tape.state("h"),
+            h=tape.state("h") if own else xs[1],
             w_ih=tape.matrix(w["weight_ih"]),
             w_hh=tape.matrix(w["weight_hh"]),
             bias=tape.vector(w["bias_ih"] + w["bias_hh"]),
@@ -123,7 +154,8 @@ class RNNCell(Cell):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
-        return self.native(g, "RNN", xs[0], activations=[self.nonlinearity.capitalize()])
+        write = self.native if len(xs) == 1 else self.native_step
+        return write(g, "RNN", *xs, activations=[self.nonlinearity.capitalize()])
 
 
 class RNN(Stack):
