@@ -71,7 +71,25 @@ def over_time() -> list[bytes]:
     gru = built(nodes, {"x": (1, "time", 3)}, ["y"], arrays)
     conv, _ = stateful.conv_model("time", past=False)
     attention = stateful.attention("gated_delta", "heads", "time", False, True)
-    return [m.SerializeToString() for m in (gru, conv, attention)]
+    spectra = signal.stft(signal.normal(1, 9, 1), 3, np.hanning(8), 8)
+    spectra = signal.opened(spectra, 1, "samples", 1)
+    return [m.SerializeToString() for m in (gru, conv, attention, spectra, convolutions())]
+
+
+def convolutions() -> Any:
+    """Return convolutions over a sequence that look ahead, skip, and spread."""
+    nodes = [
+        N("Conv", ["x", "A"], ["a"], pads=[1, 1], strides=[2]),
+        N("Relu", ["a"], ["b"]),
+        N("Conv", ["b", "B"], ["c"], pads=[4, 0], dilations=[2], group=2),
+        N("Pad", ["c", "pads"], ["d"]),
+        N("Conv", ["d", "C"], ["y"]),
+    ]
+    arrays = {
+        "A": signal.normal(4, 3, 3), "B": signal.normal(4, 2, 3), "C": signal.normal(2, 4, 2),
+        "pads": np.array([0, 0, 1, 0, 0, 0]),
+    }  # fmt: skip
+    return built(nodes, {"x": (1, 3, "time")}, ["y"], arrays)
 
 
 def in_frames() -> list[bytes]:
@@ -88,6 +106,12 @@ def in_frames() -> list[bytes]:
             stateful.conv_model(5, past=True, dilation=2, k=3)[0],
             *(stateful.attention(r, "grouped", 1, True, True) for r in stateful.RULES),
             stateful.attention("gated_delta", "heads", 3, True, False, "com.microsoft"),
+            built(
+                [N("ConvTranspose", ["x", "w"], ["y"], strides=[2], pads=[1, 1])],
+                {"x": (1, 3, 5)},
+                ["y"],
+                {"w": signal.normal(3, 2, 4)},
+            ),
         )
     ]
     return found
