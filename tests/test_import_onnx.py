@@ -329,7 +329,7 @@ def test_a_trained_initial_state_of_a_sequence_is_kept(tmp_path):
                 ),
             ],
             _weights(4, 2),
-            r"node 1 \(LSTM\): .*direction='bidirectional'",
+            r"node 1 \(LSTM\): the backward direction begins at the last frame",
         ),
         (
             [("ReduceMean", ["x"], ["y"], {"axes": [1], "keepdims": 1})],

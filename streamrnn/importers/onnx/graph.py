@@ -196,6 +196,7 @@ class Reader:
         self.output_shapes: dict[str, Shape] = {}
         self.pairs = Pairs({}, "")
         self._names: set[str] = set()
+        self._read = set(_names_read(proto.graph))
 
     @property
     def sequence(self) -> bool:
@@ -208,6 +209,8 @@ class Reader:
         found = states is None
         pairs = state_pairs(self.proto, self.shapes) if found else Pairs(states or {}, "you")
         self._check_pairs(pairs)
+        for name in [n for n in pairs if n not in self._read]:  # a state that nothing reads
+            del pairs[name], self.shapes[name]
         self.pairs = pairs
         begins = {
             s["input"]: s["initial"]
@@ -362,6 +365,7 @@ class Reader:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         opset = self.opsets.get(_domain(node.domain), self.opset)
         a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve)
+        a.wanted = tuple(name in self._read for name in node.output)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
         n = len(node.output)
         made = over_frames(kind, a, n, args) if over_time else OPERATORS[kind].handler(a, n, *args)
@@ -441,6 +445,16 @@ def _given_shape(
     if not fits or len(time) > 1 or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
         raise FileError(f"input {name!r} cannot have the shape {given}")
     return shape, time[0] if time else None
+
+
+def _names_read(graph: GraphProto) -> Iterator[str]:
+    """Yield every name that a node, a subgraph or the graph's outputs read."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from filter(None, node.input)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_read(inner)
 
 
 def _domain(name: str) -> str:

@@ -133,6 +133,9 @@ class Known:
         self.reserve = reserve
         """Counts numbers that the node is about to make of few; refuses too many."""
 
+        self.wanted: tuple[bool, ...] = ()
+        """Which of the node's outputs are read by anything."""
+
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or what the operator's specification has in its place."""
         value = self.peek(name, default)

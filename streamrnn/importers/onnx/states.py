@@ -53,9 +53,8 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
     are alone with their shape.
     """
     outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
-    own = own_states(proto)
-    if own:
-        return Pairs({s["input"]: s["output"] for s in own}, "metadata")
+    if own_metadata(proto):
+        return Pairs({s["input"]: s["output"] for s in own_states(proto)}, "metadata")
     pairs = Pairs({}, "")
     first = next(iter(shapes), ""), next(iter(outputs), "")
     for base in (_base, lambda name: _FIRST.sub("", name.lower())):
