@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from ...errors import FileError, StreamrnnError
@@ -150,7 +150,7 @@ class Reader:
     Parameters
     ----------
     proto : ModelProto
-        The graph, its functions already in place.
+        The model.
     shapes, constants
         As for :func:`load_onnx`.
     folder : Path
@@ -197,6 +197,11 @@ class Reader:
         self.pairs = Pairs({}, "")
         self._names: set[str] = set()
         self._read = set(_names_read(proto.graph))
+        self._functions: dict[tuple[str, str], FunctionProto] = {}
+        for function in proto.functions:
+            check_stored(GraphProto(node=function.node), folder)
+            self._read.update(function.output, _names_read(GraphProto(node=function.node)))
+            self._functions[_domain(function.domain), function.name] = function
 
     @property
     def sequence(self) -> bool:
@@ -340,8 +345,10 @@ class Reader:
             outputs = [attribute_constant(node, self.folder)]
         elif kind in ("Shape", "Size") and not fixed:
             outputs = [measured(node, args[0])]
-        elif fixed and kind not in CONTROL and args:
+        elif fixed and kind not in CONTROL and not domain and args:
             outputs = self._evaluated(node, args)
+        elif (domain, node.op_type) in self._functions:
+            outputs = self._called(self._functions[domain, node.op_type], node, args, depth)
         elif kind in OPERATORS or kind in OVER_TIME:
             outputs = self._applied(kind, node, args, values, depth)
         elif domain:
@@ -351,6 +358,23 @@ class Reader:
         for name, value in zip(node.output, outputs, strict=False):
             if name:
                 values[name] = value
+
+    def _called(
+        self, function: FunctionProto, node: NodeProto, args: list[Any], depth: int
+    ) -> list[Tensor]:
+        """Return what a function of the model makes of a node's inputs."""
+        given = {a.name: a for a in (*function.attribute_proto, *node.attribute)}
+        body = GraphProto(node=function.node)
+        _bind(body, given)
+        inner = dict.fromkeys(function.input) | dict(zip(function.input, args, strict=False))
+        before = self.opsets, self.opset
+        self.opsets = self.opsets | {_domain(o.domain): o.version for o in function.opset_import}
+        self.opset = self.opsets.get("", self.opset)
+        try:
+            self._run(body, inner, depth + 1)
+        finally:
+            self.opsets, self.opset = before
+        return [_made(inner, name, "an output") for name in function.output]
 
     def _applied(
         self, kind: str, node: NodeProto, args: list[Any], values: dict[str, Tensor], depth: int
@@ -365,6 +389,7 @@ class Reader:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         opset = self.opsets.get(_domain(node.domain), self.opset)
         a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve)
+        a.length = (self.fixed_length or TIME) if self.sequence else None
         a.wanted = tuple(name in self._read for name in node.output)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
         n = len(node.output)
@@ -445,6 +470,22 @@ def _given_shape(
     if not fits or len(time) > 1 or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
         raise FileError(f"input {name!r} cannot have the shape {given}")
     return shape, time[0] if time else None
+
+
+def _bind(graph: GraphProto, given: Mapping[str, AttributeProto]) -> None:
+    """Put a function's attributes where the nodes of its body refer to them."""
+    for node in graph.node:
+        for i in reversed(range(len(node.attribute))):
+            attribute = node.attribute[i]
+            for inner in (attribute.g, *attribute.graphs):
+                _bind(inner, given)
+            if attribute.ref_attr_name:
+                name = attribute.name
+                if attribute.ref_attr_name in given:
+                    attribute.CopyFrom(given[attribute.ref_attr_name])
+                    attribute.name = name
+                else:
+                    del node.attribute[i]
 
 
 def _names_read(graph: GraphProto) -> Iterator[str]:

@@ -34,6 +34,7 @@ __all__ = [
     "OPERATORS",
     "OVER_TIME",
     "TIME",
+    "Iteration",
     "Known",
     "Operator",
     "Tensor",
@@ -99,6 +100,10 @@ class Timed:
         return self.value.size * (1 if self.axis is None else self.length)
 
 
+class Iteration:
+    """The number of an iteration of a loop over the frames of a sequence: which frame it is."""
+
+
 class Known:
     """A node's attributes; whoever asks for one has honoured it.
 
@@ -135,6 +140,8 @@ class Known:
 
         self.wanted: tuple[bool, ...] = ()
         """Which of the node's outputs are read by anything."""
+        self.length: int | None = None
+        """Frames in the model's input, where it is a sequence."""
 
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or what the operator's specification has in its place."""

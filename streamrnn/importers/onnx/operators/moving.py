@@ -15,6 +15,7 @@ from ....ops.embedding import Embedding
 from ....ops.rearrange import Expand, Pad, Slice, Take, Transpose
 from ..node import (
     Array,
+    Iteration,
     Known,
     Mixes,
     Tensor,
@@ -300,7 +301,14 @@ def gather_frames(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
             raise Unsupported("a value of the stream is looked up in another")
         y = _embedding(a, np.asarray(x), indices.value)
         return _moved(settled(indices), y, indices.axis)
-    where, axis = known(indices, "the indices"), axis_of(a.peek("axis", 0), x)
+    axis = axis_of(a.peek("axis", 0), x)
+    if isinstance(indices, Iteration):
+        if axis != x.axis:
+            raise Unsupported(f"axis {axis} of {x.shape} by the number of a frame")
+        a.get("axis", 0)
+        frame = settled(x).value
+        return reshaped(frame, (*frame.shape[:axis], *frame.shape[axis + 1 :]))
+    where = known(indices, "the indices")
     if axis == x.axis:
         a.get("axis", 0)
         return _last_frame(x, where)
