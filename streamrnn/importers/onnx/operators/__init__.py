@@ -1,6 +1,6 @@
 """What each ONNX operator means in our ops: one file a family."""
 
-from . import control, conv, elementwise, linear, moving, norm, recurrent, reduce, signal, stateful
+from . import control, conv, elementwise, linear, moving, norm, pool, recurrent, reduce, resize, signal, stateful
 
 __all__ = [
     "control",
@@ -9,8 +9,10 @@ __all__ = [
     "linear",
     "moving",
     "norm",
+    "pool",
     "recurrent",
     "reduce",
+    "resize",
     "signal",
     "stateful",
 ]
