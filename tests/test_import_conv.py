@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -413,3 +415,238 @@ def test_transposed_convolutions_over_time(shape, weight, attributes, start, tmp
 def test_more_frames_than_come_in_are_refused(tmp_path):
     nodes = [("ConvTranspose", ["x", "w"], ["y"], {"strides": [2]})]
     refused(tmp_path, nodes, {"w": normal(4, 3, 3)}, (1, 4, None), "makes 2 frames of each one")
+
+
+# Pooling ----------------------------------------------------------------------------------------
+
+POOLS = {
+    "stride 2": ((1, 4, 20), {"kernel_shape": [2], "strides": [2]}),
+    "padded": ((2, 4, 21), {"kernel_shape": [3], "pads": [1, 2]}),
+    "ceil": ((1, 3, 20), {"kernel_shape": [3], "strides": [3], "pads": [1, 0], "ceil_mode": 1}),
+    "SAME_UPPER": ((1, 3, 20), {"kernel_shape": [4], "strides": [3], "auto_pad": "SAME_UPPER"}),
+    "SAME_LOWER": ((1, 3, 9, 8), {"kernel_shape": [4, 3], "auto_pad": "SAME_LOWER"}),
+    "planes": ((2, 3, 9, 8), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 1, 0, 0]}),
+    "planes, ceil": ((1, 3, 9, 8), {"kernel_shape": [4, 3], "strides": [2, 2], "ceil_mode": 1}),
+    "one of two": ((1, 3, 9, 8), {"kernel_shape": [1, 1], "strides": [2, 3]}),
+    "three axes": ((1, 3, 6, 7, 5), {"kernel_shape": [2, 3, 2], "pads": [1, 1, 0, 0, 1, 1]}),
+}
+KINDS = {
+    "MaxPool": [{}],
+    "AveragePool": [{}, {"count_include_pad": 1}],
+    "LpPool": [{}, {"p": 1}, {"p": 3}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(kind, o) for kind, several in KINDS.items() for o in several]
+)
+@pytest.mark.parametrize("case", POOLS)
+@pytest.mark.parametrize("opset", [11, 22])
+def test_pools_inside_a_frame(kind, options, case, opset, tmp_path):
+    shape, attributes = POOLS[case]
+    if kind == "LpPool" and opset == 11 and "ceil_mode" in attributes:
+        pytest.skip("LpPool has ceil_mode from operator set 18 on")
+    in_frame(tmp_path, kind, shape, {}, opset, **attributes, **options)
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("MaxPool", 12), ("AveragePool", 19), ("LpPool", 18)])
+def test_dilated_pools(kind, opset, tmp_path):
+    attributes = {"kernel_shape": [3, 2], "dilations": [2, 3], "pads": [2, 0, 1, 1]}
+    in_frame(tmp_path, kind, (1, 3, 9, 8), {}, opset, **attributes)
+
+
+GLOBAL = [("GlobalAveragePool", {}), ("GlobalMaxPool", {}), ("GlobalLpPool", {})]
+
+
+@pytest.mark.parametrize(("kind", "attributes"), GLOBAL)
+@pytest.mark.parametrize("shape", [(1, 3, 7), (2, 3, 4, 5)])
+def test_pools_over_everything(kind, attributes, shape, tmp_path):
+    in_frame(tmp_path, kind, shape, {}, **attributes)
+
+
+@pytest.mark.parametrize(("kind", "attributes"), GLOBAL)
+def test_pools_over_all_of_time_are_refused(kind, attributes, tmp_path):
+    reason = f"{kind}.*across the time axis"
+    refused(tmp_path, [(kind, ["x"], ["y"], attributes)], {}, (1, 3, None), reason)
+
+
+OVER_TIME_POOLS = {
+    "stride 2": ((1, 4, None), {"kernel_shape": [2], "strides": [2]}, (2, 1)),
+    "causal": ((1, 4, None), {"kernel_shape": [3], "pads": [2, 0]}, (1, 0)),
+    "symmetric": ((2, 4, None), {"kernel_shape": [5], "pads": [2, 2]}, (1, 2)),
+    "SAME_UPPER": ((1, 4, None), {"kernel_shape": [2], "auto_pad": "SAME_UPPER"}, (1, 1)),
+    "dilated": ((1, 4, None), {"kernel_shape": [3], "dilations": [2], "pads": [1, 0]}, (1, 3)),
+    "planes": (
+        (1, 3, None, 8),
+        {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 1, 1, 0]},
+        (2, 1),
+    ),
+    "time last": (
+        (1, 3, 8, None),
+        {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 1, 1, 0], "ceil_mode": 1},
+        (1, 0),
+    ),
+    "features only": ((1, 3, None, 8), {"kernel_shape": [1, 2], "strides": [1, 2]}, (1, 0)),
+    "channels of frames": ((1, None, 8), {"kernel_shape": [2], "strides": [2]}, (1, 0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(kind, o) for kind, several in KINDS.items() for o in several]
+)
+@pytest.mark.parametrize("case", OVER_TIME_POOLS)
+def test_pools_over_time(kind, options, case, tmp_path):
+    shape, attributes, clock = OVER_TIME_POOLS[case]
+    nodes = [(kind, ["x"], ["y"], {**attributes, **options})]
+    over_time(tmp_path, nodes, {}, shape, clock, opset=22)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_zeros_put_in_front_of_a_stream_are_no_padding_for_pools(padding, tmp_path):
+    window = {"kernel_shape": [3], "pads": [padding, 0]}
+    nodes = [
+        ("Abs", ["x"], ["s"], {}),
+        ("Neg", ["s"], ["n"], {}),
+        ("Pad", ["n", "front"], ["p"], {}),
+        ("MaxPool", ["p"], ["a"], window),
+        ("AveragePool", ["p"], ["b"], window),
+        ("LpPool", ["p"], ["c"], window),
+        ("Concat", ["a", "b", "c"], ["y"], {"axis": 1}),
+    ]
+    weights = {"front": np.array([0, 0, 2, 0, 0, 0])}
+    # With padding before the zeros, those are made frames of their own, which come first.
+    over_time(tmp_path, nodes, weights, (1, 4, None), (1, 1 if padding else 0))
+
+
+def test_what_pools_cannot_say_is_refused(tmp_path):
+    two = [("MaxPool", ["x"], ["y", "where"], {"kernel_shape": [2]})]
+    refused(tmp_path, two, {}, (1, 3, 8), "second output")
+    nodes = [("LpPool", ["x"], ["y"], {"kernel_shape": [2], "p": 99})]
+    refused(tmp_path, nodes, {}, (1, 3, 8), "p=99 is not supported")
+    nodes = [("MaxPool", ["x"], ["y"], {"kernel_shape": [9]})]
+    refused(tmp_path, nodes, {}, (1, 3, 8), "a window of 9 is larger than an axis of 8")
+
+
+# Resizing ---------------------------------------------------------------------------------------
+
+TRANSFORMS = [
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("size", [(7, 15), (1, 4), (4, 5), (8, 20), (3, 9)])
+def test_axes_are_resized(transform, mode, size, tmp_path):
+    nearest = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+    for nearest_mode in nearest if mode == "nearest" else nearest[:1]:
+        attributes = {"mode": mode, "coordinate_transformation_mode": transform}
+        attributes["nearest_mode"] = nearest_mode
+        path = graph(
+            tmp_path / "m.onnx",
+            [("Resize", ["x", "", "", "sizes"], ["y"], attributes)],
+            {"sizes": np.array([1, 2, *size])},
+            (1, 2, 4, 5),
+            opset=19,
+        )
+        x = np.random.default_rng(4).standard_normal((1, 2, 4, 5)).astype(np.float32)
+        (wanted,) = session(path).run(None, {"x": x})
+        got = sr.load(path).stream().step(x[0])
+        assert close(got.reshape(wanted.shape), wanted), nearest_mode
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("Upsample", 9), ("Resize", 10), ("Resize", 13)])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scales", [(2.0, 3.0), (1.0, 2.5), (1.0, 1.0)])
+def test_axes_grow_by_scales(kind, opset, mode, scales, tmp_path):
+    names = ["x", "scales"] if opset < 11 else ["x", "", "scales"]
+    weights = {"scales": np.array([1, 1, *scales], np.float32)}
+    path = graph(
+        tmp_path / "m.onnx",
+        [(kind, names, ["y"], {"mode": mode})],
+        weights,
+        (1, 2, 4, 5),
+        opset=opset,
+    )
+    x = np.random.default_rng(4).standard_normal((1, 2, 4, 5)).astype(np.float32)
+    (wanted,) = session(path).run(None, {"x": x})
+    got = sr.load(path).stream().step(x[0])
+    assert close(got.reshape(wanted.shape), wanted)
+
+
+def test_features_are_resized_while_time_goes_on(tmp_path):
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"pads": [1, 1, 1, 1]}),
+        ("Resize", ["c", "", "scales"], ["y"], attributes),
+    ]
+    weights = {"w": normal(2, 2, 3, 3), "scales": np.array([1, 1, 1, 2], np.float32)}
+    over_time(tmp_path, nodes, weights, (1, 2, None, 5), (1, 1))
+
+
+def test_what_cannot_be_resized_is_refused(tmp_path):
+    weights = {"scales": np.array([1, 1, 2, 1], np.float32)}
+    nodes = [("Resize", ["x", "", "scales"], ["y"], {"mode": "nearest"})]
+    refused(tmp_path, nodes, weights, (1, 2, None, 5), "frames are made of")
+    cubic = [("Resize", ["x", "", "scales"], ["y"], {"mode": "cubic"})]
+    refused(tmp_path, cubic, weights, (1, 2, 4, 5), "mode='cubic'")
+    old = {"scales": np.array([1, 1, 0.7, 1], np.float32)}
+    nodes = [("Resize", ["x", "scales"], ["y"], {"mode": "nearest"})]
+    refused(tmp_path, nodes, old, (1, 2, 4, 5), "does not say which is the nearest", opset=10)
+
+
+@pytest.mark.parametrize("kind", ["DepthToSpace", "SpaceToDepth"])
+def test_blocks_move_between_depth_and_space(kind, tmp_path):
+    in_frame(tmp_path, kind, (1, 8, 4, 6), {}, blocksize=2)
+    in_frame(tmp_path, "DepthToSpace", (2, 8, 4, 6), {}, blocksize=2, mode="CRD")
+    nodes = [(kind, ["x"], ["y"], {"blocksize": 2})]
+    refused(tmp_path, nodes, {}, (1, 8, None, 6), "across the time axis")
+
+
+# ONNX's own cases -------------------------------------------------------------------------------
+
+FAMILY = ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool"]
+FAMILY += ["GlobalMaxPool", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth"]
+REASONS = {
+    "test_resize_downsample_scales_cubic_align_corners": "no whole number",
+    "test_resize_downsample_scales_linear_align_corners": "no whole number",
+    "test_maxpool_2d_uint8": "UINT8",
+    "argmax": "second output",
+    "cubic": "mode='cubic'",
+    "linear_antialias": "antialias=1",
+    "test_convtranspose_3d": "over 3 axes",
+}
+"""Why a case is refused, by a part of its name."""
+
+
+def cases_of_onnx():
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    single = [c for c in cases if len(c.model.graph.node) == 1]
+    return [c for c in single if c.model.graph.node[0].op_type in FAMILY]
+
+
+@pytest.mark.parametrize("case", cases_of_onnx(), ids=lambda c: c.name)
+def test_the_cases_of_onnx_pass_or_are_refused(case, tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(case.model, path)
+    (inputs, (wanted, *_)), *_ = case.data_sets
+    x, *others = (np.asarray(i) for i in inputs)
+    names = [i.name for i in case.model.graph.input]
+    constants = dict(zip(names[1:], others, strict=True))
+    reason = next((r for part, r in REASONS.items() if part in case.name), None)
+    if reason is not None:
+        with pytest.raises(sr.FileError, match=reason):
+            sr.load(path, constants=constants)
+        return
+    model = sr.load(path, constants=constants)
+    frame = np.ascontiguousarray(x).reshape(model.graph().inputs[names[0]].shape)
+    got = model.stream().step(frame).reshape(wanted.shape)
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,14 +66,23 @@ def max_pool(a: Known, n: int, x: Value) -> Value:
     return _largest(a, x, *_node(a, n, x))
 
 
-@over_time("MaxPool")
-def max_pool_frames(a: Known, n: int, x: Timed) -> Timed:
-    x = settled(x)
-    if x.axis is None or x.axis < 2:
-        return Timed(max_pool(a, n, x.value), x.axis, x.length)
+def _over_time(a: Known, n: int, x: Timed) -> tuple[Timed, Window, int, list[Window], list[int]]:
+    """Return the frames, the window over time and how many there are, and those along the rest.
+
+    Zero frames in front are like any others, unless there is padding before them.
+    """
+    assert x.axis is not None
     along, outputs = _node(a, n, x, time=x.axis - 2)
     window, length = along.pop(x.axis - 2), outputs.pop(x.axis - 2)
-    y = _over_taps(Max, recent(x, window, LOWEST))
+    return settled(x) if window.before else x, window, length, along, outputs
+
+
+@over_time("MaxPool")
+def max_pool_frames(a: Known, n: int, x: Timed) -> Timed:
+    if x.axis is None or x.axis < 2:
+        return Timed(max_pool(a, n, settled(x).value), x.axis, x.length)
+    x, window, length, along, outputs = _over_time(a, n, x)
+    y = _over_taps(Max, recent(x, window, LOWEST if window.before else 0.0))
     return beside(x, _largest(a, y, along, outputs), length)
 
 
@@ -92,7 +102,15 @@ def _summed(x: Value, along: Sequence[Window], outputs: Sequence[int], factor: A
     """
     if not along:
         return x if (factor == 1).all() else x * float(factor)
-    C = x.shape[1]
+    N, C, *lengths = x.shape
+    if len(along) == 3:  # the last two first, then the first
+        x = reshaped(x, (N, C * lengths[0], *lengths[1:]))
+        x = _summed(x, along[1:], outputs[1:], np.ones(()))
+        x = reshaped(x, (N, C, lengths[0], outputs[1] * outputs[2]))
+        x = _summed(x, [along[0], Window(1)], [outputs[0], x.shape[-1]], np.ones(()))
+        return arithmetic(
+            "Mul", reshaped(x, (N, C, *outputs)), symbol(factor.astype(np.float32), x)
+        )
     ends = [
         Window(
             w.taps,
@@ -101,7 +119,7 @@ def _summed(x: Value, along: Sequence[Window], outputs: Sequence[int], factor: A
             w.before,
             max((count - 1) * w.stride + w.span - length - w.before, 0),
         )
-        for w, length, count in zip(along, x.shape[2:], outputs, strict=True)
+        for w, length, count in zip(along, lengths, outputs, strict=True)
     ]
     common = factor.reshape(-1)[0]
     same = bool((factor == common).all())
@@ -136,12 +154,10 @@ def average_pool(a: Known, n: int, x: Value) -> Value:
 
 @over_time("AveragePool")
 def average_pool_frames(a: Known, n: int, x: Timed) -> Timed:
-    x = settled(x)
     if x.axis is None or x.axis < 2:
-        return Timed(average_pool(a, n, x.value), x.axis, x.length)
+        return Timed(average_pool(a, n, settled(x).value), x.axis, x.length)
     padded = bool(a.get("count_include_pad", 0))
-    along, outputs = _node(a, n, x, time=x.axis - 2)
-    window, length = along.pop(x.axis - 2), outputs.pop(x.axis - 2)
+    x, window, length, along, outputs = _over_time(a, n, x)
     _reserve(a, x.value, along)
     y = _over_taps(Sum, recent(x, window))
     shares = _shares(along, y.shape[2:], outputs, padded)
@@ -194,14 +210,12 @@ def lp_pool(a: Known, n: int, x: Value) -> Value:
 
 @over_time("LpPool")
 def lp_pool_frames(a: Known, n: int, x: Timed) -> Timed:
-    x = settled(x)
     if x.axis is None or x.axis < 2:
-        return Timed(lp_pool(a, n, x.value), x.axis, x.length)
+        return Timed(lp_pool(a, n, settled(x).value), x.axis, x.length)
     p = _power(a)
-    along, outputs = _node(a, n, x, time=x.axis - 2)
-    window, length = along.pop(x.axis - 2), outputs.pop(x.axis - 2)
+    x, window, length, along, outputs = _over_time(a, n, x)
     _reserve(a, x.value, along)
-    powers = Timed(_to_the(p, x.value), x.axis, x.length)
+    powers = replace(x, value=_to_the(p, x.value))
     y = _summed(_over_taps(Sum, recent(powers, window)), along, outputs, np.ones(()))
     return beside(x, _root(p, y), length)
 

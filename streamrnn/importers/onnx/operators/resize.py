@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from ..node import (
 )
 from ..time import settled
 
-F = np.float32  # positions are computed as onnxruntime does
+F = np.float32  # in which positions are computed, as in onnxruntime
 
 
 @dataclass(frozen=True)
@@ -86,35 +87,52 @@ def _plan(
 
 def _positions(mode: str, axis: _Axis) -> Array:
     """Return where on the axis each output lies; the formulas are those of the specification."""
+    if mode not in _TRANSFORMS:
+        raise Unsupported(f"attribute coordinate_transformation_mode={mode!r} is not supported")
     i = np.arange(axis.outputs, dtype=F)
-    length, outputs, scale = F(axis.length), F(axis.outputs), F(axis.scale)
-    if mode == "asymmetric":
-        return i / scale
-    if mode == "half_pixel":
-        return (i + F(0.5)) / scale - F(0.5)
-    if mode == "half_pixel_symmetric":
-        offset = length / F(2) * (F(1) - outputs / (scale * length))
-        return offset + (i + F(0.5)) / scale - F(0.5)
-    if mode == "pytorch_half_pixel":
-        return (i + F(0.5)) / scale - F(0.5) if axis.outputs > 1 else i
-    if mode == "align_corners":
-        return i * (length - F(1)) / (outputs - F(1)) if axis.outputs > 1 else i
-    if mode == "tf_crop_and_resize":
-        first, last = F(axis.first), F(axis.last)
-        if axis.outputs == 1:
-            return F(0.5) * (first + last) * (length - F(1)) + i
-        return first * (length - F(1)) + i * (last - first) * (length - F(1)) / (outputs - F(1))
-    raise Unsupported(f"attribute coordinate_transformation_mode={mode!r} is not supported")
+    return np.asarray(_TRANSFORMS[mode](i, F(axis.length), F(axis.outputs), F(axis.scale), axis))
+
+
+def _half_pixel(i: Array, length: Any, outputs: Any, scale: Any, axis: _Axis) -> Any:
+    return (i + F(0.5)) / scale - F(0.5)
+
+
+def _symmetric(i: Array, length: Any, outputs: Any, scale: Any, axis: _Axis) -> Any:
+    offset = length / F(2) * (F(1) - outputs / (scale * length))
+    return offset + (i + F(0.5)) / scale - F(0.5)
+
+
+def _cropped(i: Array, length: Any, outputs: Any, scale: Any, axis: _Axis) -> Any:
+    first, last = F(axis.first), F(axis.last)
+    if outputs == 1:
+        return F(0.5) * (first + last) * (length - F(1)) + i
+    return first * (length - F(1)) + i * (last - first) * (length - F(1)) / (outputs - F(1))
+
+
+_TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "half_pixel": _half_pixel,
+    "half_pixel_symmetric": _symmetric,
+    "pytorch_half_pixel": lambda i, *rest: _half_pixel(i, *rest) if len(i) > 1 else i,
+    "align_corners": lambda i, length, outputs, *rest: (
+        i * (length - F(1)) / (outputs - F(1)) if len(i) > 1 else i
+    ),
+    "asymmetric": lambda i, length, outputs, scale, axis: i / scale,
+    "tf_crop_and_resize": _cropped,
+}
+
+
+_NEAREST: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda where: np.ceil(where - F(0.5)),
+    "round_prefer_ceil": lambda where: np.floor(where + F(0.5)),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
 
 
 def _nearest(mode: str, where: Array) -> Array:
-    if mode == "round_prefer_floor":
-        return np.ceil(where - F(0.5))
-    if mode == "round_prefer_ceil":
-        return np.floor(where + F(0.5))
-    if mode in ("floor", "ceil"):
-        return np.floor(where) if mode == "floor" else np.ceil(where)
-    raise Unsupported(f"attribute nearest_mode={mode!r} is not supported")
+    if mode not in _NEAREST:
+        raise Unsupported(f"attribute nearest_mode={mode!r} is not supported")
+    return np.asarray(_NEAREST[mode](where))
 
 
 def _resized(a: Known, x: Value, plan: Sequence[_Axis], transform: str, nearest: str) -> Value:
@@ -171,7 +189,14 @@ def _read(a: Known, shape: Shape, given: Sequence[Tensor]) -> tuple[list[_Axis],
     transform = a.get("coordinate_transformation_mode", "half_pixel")
     nearest = a.get("nearest_mode", "round_prefer_floor")
     cropped = transform == "tf_crop_and_resize"
-    return _plan(a, shape, roi, scales, sizes, cropped), transform, nearest
+    plan = _plan(a, shape, roi, scales, sizes, cropped)
+    between = [p for p in plan if F(p.scale * p.length) != p.outputs]
+    if transform == "align_corners" and between:
+        raise Unsupported(
+            f"a scale of {between[0].scale} makes no whole number of {between[0].length}: runtimes "
+            f"differ in where the corners are then"
+        )
+    return plan, transform, nearest
 
 
 @operator("Resize", "Upsample")
