@@ -457,6 +457,7 @@ BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
     "conv wide": (conv(pads=[TOO_MANY, TOO_MANY]), ("node conv (Conv)",)),
     "conv dilation": (conv(dilations=[0]), ("node conv (Conv)",)),
     "pad in front": (one("Pad", (2, 4), "v", ints(1, 0, 0, 0)), (IT + "Pad", "last axis")),
+    "numbers as indices": (one("Gather", I4, "v", floats(1.5)), (IT + "Gather", "integers")),
     "pad too little": (one("Pad", (2, 4), "v", ints(1)), (IT + "Pad",)),
     "pad with one": (one("Pad", I4, "v", ints(0, 0, 0, 1), np.float32(1)), (IT + "Pad",)),
     "cube": (one("Pow", I4, "v", floats(3)), (IT + "Pow", "powers")),

@@ -271,7 +271,10 @@ def known(tensor: Tensor, what: str) -> Array:
 
 def integers(tensor: Tensor, what: str) -> list[int]:
     """Return a fixed tensor as a list of integers."""
-    return [int(i) for i in known(tensor, what).reshape(-1)]
+    array = known(tensor, what)
+    if array.dtype.kind not in "iu" and array.size:
+        raise Unsupported(f"{what} must be integers, got {array.dtype}")
+    return [int(i) for i in array.reshape(-1)]
 
 
 def with_weights(op: Op, **weights: Array) -> Op:

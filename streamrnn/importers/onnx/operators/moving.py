@@ -133,7 +133,7 @@ def gather(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
     where = known(indices, "the indices")
     x = symbol(x)
     axis = axis_of(a.get("axis", 0), x)
-    taken = Take(tuple(int(i) for i in where.reshape(-1)), axis)(x)
+    taken = Take(tuple(integers(where, "the indices")), axis)(x)
     return reshaped(taken, (*x.shape[:axis], *where.shape, *x.shape[axis + 1 :]))
 
 
