@@ -45,11 +45,13 @@ from .ops.activations import (
     Tanh,
 )
 from .ops.align import Align
-from .ops.arithmetic import Add, Div, Mul, Scale, Sub
+from .ops.arithmetic import Add, Affine, Div, Mul, Scale, Sub
+from .ops.compare import Equal, Less, LessOrEqual, Maximum, Minimum, Mod, Pow, Where
 from .ops.concat import Concat, concat
 from .ops.constant import Constant
 from .ops.context import Context
 from .ops.conv1d import Conv1d
+from .ops.cumsum import CumSum
 from .ops.delay import Delay
 from .ops.embedding import Embedding
 from .ops.frame_conv1d import FrameConv1d
@@ -57,12 +59,34 @@ from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
 from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
-from .ops.norm import BatchNorm1d, LayerNorm
+from .ops.mathematics import (
+    Acos,
+    Acosh,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
+    Ceil,
+    Cos,
+    Cosh,
+    Floor,
+    IsInf,
+    IsNaN,
+    Reciprocal,
+    Round,
+    Sign,
+    Sin,
+    Sinh,
+    Tan,
+    Trunc,
+)
+from .ops.matmul import MatMul
+from .ops.norm import BatchNorm1d, LayerNorm, RMSNorm
 from .ops.op import Op
 from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
 from .ops.recent import Recent
-from .ops.reduce import Max, Mean, Min, Sum
+from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
 from .stream import Stream
@@ -72,24 +96,39 @@ __version__ = VERSION
 
 __all__ = [
     "Abs",
+    "Acos",
+    "Acosh",
     "Add",
+    "Affine",
     "Align",
+    "ArgMax",
+    "ArgMin",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
     "BatchNorm1d",
+    "Ceil",
     "Concat",
     "ConfigError",
     "Constant",
     "Context",
     "Conv1d",
+    "Cos",
+    "Cosh",
+    "CumSum",
     "Delay",
     "Div",
     "ELU",
     "Embedding",
+    "Equal",
     "Erf",
     "Exp",
     "Expand",
     "ExportError",
     "FileError",
     "Flatten",
+    "Floor",
     "FrameConv1d",
     "FrameConv2d",
     "FrameError",
@@ -101,19 +140,27 @@ __all__ = [
     "Hardswish",
     "Hardtanh",
     "Input",
+    "IsInf",
+    "IsNaN",
     "LSTM",
     "LSTMCell",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "Less",
+    "LessOrEqual",
     "Linear",
     "Log",
     "LogSigmoid",
     "LogSoftmax",
+    "MatMul",
     "Max",
+    "Maximum",
     "Mean",
     "Min",
+    "Minimum",
     "Mish",
+    "Mod",
     "Model",
     "Mul",
     "NonFiniteError",
@@ -121,18 +168,26 @@ __all__ = [
     "PReLU",
     "Pad",
     "Past",
+    "Pow",
+    "Prod",
+    "RMSNorm",
     "RNN",
     "RNNCell",
     "ReLU",
     "ReLU6",
     "Recent",
+    "Reciprocal",
     "ReferenceStream",
     "Reshape",
+    "Round",
     "SELU",
     "Scale",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
     "Slice",
     "Softmax",
     "Softplus",
@@ -145,10 +200,13 @@ __all__ = [
     "Sub",
     "Sum",
     "Take",
+    "Tan",
     "Tanh",
     "Transpose",
+    "Trunc",
     "Value",
     "WeightError",
+    "Where",
     "concat",
     "load",
 ]

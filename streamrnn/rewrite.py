@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from .graph import Graph, Node, Value
+from .ops.op import Op
 
 __all__ = ["fold_batch_norm"]
 
@@ -12,9 +13,9 @@ __all__ = ["fold_batch_norm"]
 def fold_batch_norm(graph: Graph) -> Graph:
     """Fold every normalisation with fixed statistics into the linear op that feeds it.
 
-    An op that states a per-channel scale and shift (``scale_and_shift``, batch normalisation) and
-    is the only reader of an op that can take one into its weights (``scaled``, linear and
-    convolution) disappears. The other ops keep their names.
+    An op that states a per-channel scale and shift (``scale_and_shift``: batch normalisation,
+    affine) and is the only reader of an op that can take one into its weights (``scaled``: linear,
+    convolution, affine) disappears. The other ops keep their names.
     """
     readers = Counter(id(arg) for node in graph.nodes for arg in node.args)
     readers.update(id(v) for v in (*graph.outputs.values(), *graph.feedback.values()))
@@ -23,9 +24,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
     changed = False
     for node in graph.nodes:
         args = tuple(new[id(a)] for a in node.args)
-        before = node.args[0].op if args else None
+        before = args[0].op if args else None
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
-        if norm and linear and before is not None and _only_once(node, readers, uses):
+        if norm and linear and before is not None and _fits(node, before, readers, uses):
             op = linear(*norm())
             op.name, op.initial_state = before.name, before.initial_state
             new[id(node.value)] = op(*args[0].args)
@@ -42,9 +43,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
     )
 
 
-def _only_once(node: Node, readers: Counter[int], uses: Counter[int]) -> bool:
+def _fits(node: Node, before: Op, readers: Counter[int], uses: Counter[int]) -> bool:
     """Whether nothing else reads what the node reads, and the channels are the same axis."""
-    before = node.args[0].op
-    rank = len(node.args[0].shape)  # the channels of a normalisation are the first axis
-    once = readers[id(node.args[0])] == uses[id(before)] == uses[id(node.op)] == 1
-    return once and before is not None and before.channel_axis % rank == 0
+    value, axis = node.args[0], node.op.channel_axis
+    once = readers[id(value)] == uses[id(value.op)] == uses[id(node.op)] == 1
+    if not once or axis is None or before.channel_axis is None:
+        return False
+    rank = len(value.shape)
+    return before.channel_axis % rank == axis % rank

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
 import streamrnn as sr
+from node_cases import node_cases
 from test_add_state import graph, normal, session
 
 onnx = pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
@@ -624,12 +623,7 @@ REASONS = {
 
 
 def cases_of_onnx():
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases(None)
-    single = [c for c in cases if len(c.model.graph.node) == 1]
+    single = [c for c in node_cases() if len(c.model.graph.node) == 1]
     return [c for c in single if c.model.graph.node[0].op_type in FAMILY]
 
 

@@ -428,7 +428,7 @@ def test_torch_modules_stream_as_they_are_exported(exported):
             y = self.back(y).reshape(b, t, 2, 2)
             return torch.softmax(y, -1).flatten(2) * torch.sigmoid(z[..., :4])
 
-    path = exported(Tagger(), (1, 30, 8), 1)
+    path = exported(Tagger(), (1, T, 8), 1)
     model = equal_to_the_whole(path, (1, 1, 8), 1, out_axis=1)
     assert len(model.graph().states()) == 2
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
 import streamrnn as sr
+from node_cases import node_cases
 
 onnx = pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models are held against")
@@ -449,12 +449,7 @@ KINDS = ("DFT", "STFT", "MelWeightMatrix", "HannWindow", "HammingWindow", "Black
 
 def node_tests(*kinds: str) -> list[Any]:
     """Return ONNX's own tests of some operators."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases(None)
-    return [c for c in cases if c.model.graph.node[0].op_type in kinds]
+    return [c for c in node_cases() if c.model.graph.node[0].op_type in kinds]
 
 
 def node_test_arrays(case: Any) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:

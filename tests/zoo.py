@@ -342,6 +342,10 @@ add("LayerNorm rows", on((5, 20), lambda: s.LayerNorm(20)))
 add("LayerNorm rows of two axes", on((2, 3, 7), lambda: s.LayerNorm((3, 7))))
 add("LayerNorm no weights", lambda: s.LayerNorm(20, elementwise_affine=False))
 add("LayerNorm eps", lambda: s.LayerNorm(7, eps=0.1))
+for _n in (1, 3, 33):
+    add(f"RMSNorm {_n}", functools.partial(s.RMSNorm, _n))
+add("RMSNorm rows", on((5, 20), lambda: s.RMSNorm(20, eps=0.1)))
+add("RMSNorm two axes", lambda: s.RMSNorm((3, 7), elementwise_affine=False))
 
 for _n in (1, 20, 100):
     add(f"BatchNorm1d {_n}", functools.partial(s.BatchNorm1d, _n))
@@ -428,7 +432,7 @@ for _past, _n in ((1, 1), (5, 3), (3, 5), (64, 20), (4, 16)):
 
 # Reductions ---------------------------------------------------------------------------------------
 
-for _kind in (s.Mean, s.Sum, s.Max, s.Min):
+for _kind in (s.Mean, s.Sum, s.Max, s.Min, s.Prod, s.ArgMax, s.ArgMin):
     add(f"{_kind.__name__} to a number", on(7, _kind))
     for _axis in (0, 1, -1):
         for _keep in (False, True):
@@ -436,6 +440,13 @@ for _kind in (s.Mean, s.Sum, s.Max, s.Min):
                 f"{_kind.__name__} axis {_axis}{' keepdims' if _keep else ''}",
                 on((3, 2, 5), functools.partial(_kind, axis=_axis, keepdims=_keep)),
             )
+
+add("ArgMax of several alike", on((5, 20), s.Round, lambda: s.ArgMax(0)))
+add("ArgMin last of several alike", on((5, 20), s.Round, lambda: s.ArgMin(0, False, True)))
+add("CumSum", on(20, s.CumSum))
+add("CumSum exclusive axis 0", on((5, 3), lambda: s.CumSum(0, exclusive=True)))
+add("CumSum reverse axis 1", on((2, 7, 3), lambda: s.CumSum(1, reverse=True)))
+add("CumSum exclusive reverse", on((2, 7), lambda: s.CumSum(-1, exclusive=True, reverse=True)))
 
 # Activations --------------------------------------------------------------------------------------
 
@@ -480,6 +491,31 @@ for _axis in (0, 1, -2):
     add(f"Softmax axis {_axis}", on((4, 7), functools.partial(s.Softmax, _axis)))
 add("LogSoftmax axis 0", on((4, 7), lambda: s.LogSoftmax(0)))
 
+_RANGES = {
+    s.Acos: (-0.99, 0.99),
+    s.Acosh: (1.01, 9.0),
+    s.Asin: (-0.99, 0.99),
+    s.Asinh: (None, 3.0),
+    s.Atan: (None, 3.0),
+    s.Atanh: (-0.99, 0.99),
+    s.Ceil: (None, 3.0),
+    s.Cos: (-50.0, 50.0),
+    s.Cosh: (None, 3.0),
+    s.Floor: (None, 3.0),
+    s.IsInf: (None, 3.0),
+    s.IsNaN: (None, 3.0),
+    s.Reciprocal: (0.5, 3.0),
+    s.Round: (None, 3.0),
+    s.Sign: (None, 3.0),
+    s.Sin: (-50.0, 50.0),
+    s.Sinh: (None, 3.0),
+    s.Tan: (-1.5, 1.5),
+    s.Trunc: (None, 3.0),
+}
+for _kind, (_low, _high) in _RANGES.items():
+    for _n in (1, 20):
+        add(f"{_kind.__name__} {_n}", on(_n, _kind), low=_low, high=_high)
+
 # Arithmetic ---------------------------------------------------------------------------------------
 
 
@@ -500,6 +536,46 @@ for _kind in (s.Add, s.Sub, s.Mul, s.Div):
         )
 for _n in (1, 3, 20):
     add(f"Scale {_n}", on(_n, lambda: s.Scale(-2.5, 0.75)))
+
+for _kind in (s.Maximum, s.Minimum, s.Less, s.LessOrEqual, s.Equal):
+    for _shape in ((1,), (3, 7)):
+        add(f"{_kind.__name__} {_shape}", _pair(_kind, _shape))
+add("Equal numbers", on(33, s.Round, lambda: _with_itself_turned()))
+add("Pow", _pair(s.Pow, (20,)), low=0.1)
+add("Mod", _pair(s.Mod, (20,)), low=0.5, high=9.0)
+add("Mod with the sign of the divisor", _pair(lambda: s.Mod(fmod=False), (3, 7)))
+
+
+def _with_itself_turned() -> Layer:
+    x = Input((33,))
+    turned = s.Take(tuple(range(32, -1, -1)))(x)
+    return Model(x, s.Equal()(x, turned) + s.LessOrEqual()(x, turned))
+
+
+def _chosen() -> Layer:
+    c, a, b = Input(20), Input(20), Input(20)
+    return Model([c, a, b], s.Where()(s.ReLU()(c), a, b))
+
+
+add("Where", _chosen)
+for _shape in ((20,), (1,), (5, 1), (3, 1, 1), (3, 5, 20), (5, 20)):
+    add(f"Affine {_shape}", on((3, 5, 20), functools.partial(s.Affine, _shape)))
+add("Affine behind Linear", lambda: Sequential(s.Linear(5, 20), s.Affine(20), s.Affine((1,))))
+add("Affine chain behind Linear", lambda: Sequential(s.Linear(5, 20), s.Affine(20), s.Affine(20)))
+add("Affine rows behind Linear", on((3, 5), lambda: s.Linear(5, 7), lambda: s.Affine((3, 1))))
+
+
+def _product(*shapes: tuple[int, ...]) -> Callable[[], Layer]:
+    def build() -> Layer:
+        a, b = (Input(shape) for shape in shapes)
+        return Model([a, b], s.MatMul()(a, b))
+
+    return build
+
+
+add("MatMul", _product((3, 5), (5, 20)))
+add("MatMul of vectors", _product((1, 20), (20, 1)))
+add("MatMul planes", _product((2, 4, 3, 7), (2, 4, 7, 33)))
 
 # Graphs -------------------------------------------------------------------------------------------
 

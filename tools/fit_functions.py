@@ -1,4 +1,4 @@
-"""Derive the float32 approximations of tanh, exp (sigmoid), log, log1p, erf and expm1.
+"""Derive the float32 approximations of tanh, exp (sigmoid), log, log1p, erf, expm1, sin and atan.
 
 Every fit is a minimax fit made here, with NumPy only and without random numbers:
 
@@ -287,6 +287,19 @@ def g_log(f: F8) -> F8:
     return _series(f, (np.log1p(f) - f) / np.where(f == 0, 1.0, f * f), terms)
 
 
+def g_sin(t: F8) -> F8:
+    """(sin x - x) / x^3, t = x^2."""
+    x = np.sqrt(t)
+    terms = [(-1) ** (k + 1) / math.factorial(2 * k + 3) for k in range(8)]
+    return _series(t, (np.sin(x) - x) / _safe(t * x), terms, 0.1)
+
+
+def g_cos(t: F8) -> F8:
+    """(cos x - 1 + t / 2) / t^2, t = x^2."""
+    terms = [(-1) ** k / math.factorial(2 * k + 4) for k in range(8)]
+    return _series(t, (np.cos(np.sqrt(t)) - 1 + t / 2) / _safe(t * t), terms, 0.1)
+
+
 def w_log(f: F8) -> F8:
     """Relative error."""
     return np.where(f == 0, 0.0, f * f / np.abs(np.log1p(_safe(f)))) + 1e-9
@@ -432,8 +445,37 @@ def fit_logarithms() -> None:
         report(name.removesuffix("_P").lower(), e, {name: [*c[::-1]]})
 
 
+def fit_trigonometric() -> None:
+    """Fit sin and cos on an eighth of a turn to both sides, and atan up to 1."""
+    x = sample(1e-3, math.pi / 4, 200_000)
+    t = x * x
+    top = float(t.max())
+
+    def sin_loss(c: F8) -> float:
+        y = fma(x * t, horner(c, t), x)
+        return float(np.max(np.abs(y / np.sin(x.astype(np.float64)) - 1)))
+
+    def cos_loss(c: F8) -> float:
+        y = fma(t * t, horner(c, t), fma(t, np.float32(-0.5), np.float32(1)))
+        return float(np.max(np.abs(y / np.cos(x.astype(np.float64)) - 1)))
+
+    c, e, _ = fit_polynomial(g_sin, lambda t: t + 1e-9, 0.0, top, 3, sin_loss)
+    report("sin", e, {"SIN_P": [*c[::-1]]})
+    c, e, _ = fit_polynomial(g_cos, lambda t: t * t + 1e-9, 0.0, top, 3, cos_loss)
+    report("cos", e, {"COS_P": [*c[::-1]]})
+
+    def atan_error(p: F8, q: F8, x: F4) -> F8:
+        return np.asarray(np.abs(odd_rational(p, q, x, 1.0) / np.arctan(x.astype(np.float64)) - 1))
+
+    dense = np.linspace(0.02, 1.0, 2_000_000).astype(np.float32)
+    g = _odd(np.arctan, 1.0)
+    p, q, e, _ = fit_rational(g, lambda t: 1 / g(t), 1.0, 4, 4, 1.0, atan_error, dense)
+    report("atan", e, {"ATAN_P": [*p[:0:-1]], "ATAN_Q": [*q[::-1]]})
+
+
 if __name__ == "__main__":
     with np.errstate(all="ignore"):
         fit_odd_functions()
         fit_exponentials()
         fit_logarithms()
+        fit_trigonometric()

@@ -15,9 +15,17 @@ expm1_negative     1.0       1.0e-7     4.3e-8
 log                1.2       1.0e-7
 softplus           2.8       2.4e-7
 erf                5.4       3.2e-7     3.2e-7
+sin, cos                     1.4e-7     1.3e-7
+tan                          2.6e-7
+atan               3.4       2.5e-7     2.0e-7
+sinh, cosh                   4.2e-7
+asinh, acosh                 1.9e-7
+atanh                        2.2e-7
 =================  ========  =========  =========
 
-Each saturates exactly (``tanh(20) == 1``, ``sigmoid(-200) == 0``) and passes NaN on.
+Each saturates exactly (``tanh(20) == 1``, ``sigmoid(-200) == 0``) and passes NaN on. The figures
+of sin, cos and tan hold for angles up to 1e5 radians, the absolute one up to 2**31; float32 numbers
+beyond lie over 128 radians apart, and the result is NaN.
 """
 
 from __future__ import annotations
@@ -32,11 +40,16 @@ from .simd import (
     power2,
     power2_half,
     power2_rest,
+    quarter_turns,
+    select_eq,
+    select_le,
     select_lt,
     splat,
     vabs,
     vmax,
     vmin,
+    vsqrt,
+    within_quarter,
 )
 from .tape import helper
 
@@ -44,6 +57,12 @@ if TYPE_CHECKING:
     from .simd import Vector
 
 __all__ = [
+    "acosh",
+    "asinh",
+    "atan",
+    "atanh",
+    "cos",
+    "cosh",
     "erf",
     "exp",
     "expm1_negative",
@@ -52,7 +71,10 @@ __all__ = [
     "log1p_unit",
     "relu",
     "sigmoid",
+    "sin",
+    "sinh",
     "softplus",
+    "tan",
     "tanh",
 ]
 
@@ -135,6 +157,14 @@ LOG1P_P = (
     0.33321329951286316,
     -0.49999648332595825,
 )
+# sin(r) = r + r**3 * P(r**2) and cos(r) = 1 - r**2 / 2 + r**4 * P(r**2), |r| <= pi / 4.
+SIN_P = (-0.00019518793851602823, 0.008332176133990288, -0.16666653752326965)
+COS_P = (2.443297125864774e-05, -0.0013887318782508373, 0.04166664555668831)
+# atan(x) on 0 to 1, as the rational functions above.
+ATAN_P = (0.008967177011072636, 0.28739088773727417, 1.1310226917266846)
+ATAN_Q = (0.05076942220330238, 0.5755118131637573, 1.4643559455871582, 1.0)
+LN2, HALF_PI = 0.6931471805599453, 1.5707963267948966
+MAX_ANGLE = 2147483648.0
 # Adding it rounds to a whole number, which then stands in the lowest bits, as an exponent.
 ROUND = 12582912.0 + 127.0
 ROUND_TWICE = 12582912.0 + 254.0
@@ -236,3 +266,114 @@ def log1p_unit(u: Vector) -> Vector:
 def softplus(x: Vector) -> Vector:
     """``log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))``."""
     return vmax(x, splat(0.0)) + log1p_unit(exp(0.0 - vabs(x)))
+
+
+@helper
+def sine_of_quarter(r: Vector) -> Vector:
+    """``sin(r)`` for r from -pi / 4 to pi / 4."""
+    t = r * r
+    return fma(r * t, horner(t, SIN_P), r)
+
+
+@helper
+def cosine_of_quarter(r: Vector) -> Vector:
+    """``cos(r)`` for r from -pi / 4 to pi / 4."""
+    t = r * r
+    return fma(t * t, horner(t, COS_P), fma(t, splat(-0.5), splat(1.0)))
+
+
+@helper
+def turned(r: Vector, quarters: Vector) -> Vector:
+    """``sin(r + quarters * pi / 2)``, quarters one of 0, 1, 2, 3."""
+    s, c = sine_of_quarter(r), cosine_of_quarter(r)
+    y = select_eq(quarters, splat(1.0), c, s)
+    y = select_eq(quarters, splat(2.0), 0.0 - s, y)
+    return select_eq(quarters, splat(3.0), 0.0 - c, y)
+
+
+@helper
+def sin(x: Vector) -> Vector:
+    """Sine of an angle in radians; NaN from 2**31 on."""
+    y = select_eq(x, splat(0.0), x, turned(within_quarter(x), quarter_turns(x)))
+    return select_lt(vabs(x), splat(MAX_ANGLE), y, splat(math.nan))
+
+
+@helper
+def cos(x: Vector) -> Vector:
+    """Cosine of an angle in radians; NaN from 2**31 on."""
+    n = quarter_turns(x) + 1.0
+    y = turned(within_quarter(x), select_eq(n, splat(4.0), splat(0.0), n))
+    return select_lt(vabs(x), splat(MAX_ANGLE), y, splat(math.nan))
+
+
+@helper
+def tan(x: Vector) -> Vector:
+    """Tangent of an angle in radians; NaN from 2**31 on."""
+    return sin(x) / cos(x)
+
+
+@helper
+def atan(x: Vector) -> Vector:
+    """Angle, in radians, whose tangent is x."""
+    a = vabs(x)
+    inner = select_le(a, splat(1.0), x, 1.0 / x)
+    t = inner * inner
+    y = fma(inner * t, horner(t, ATAN_P), inner) / horner(t, ATAN_Q)
+    beyond = select_lt(x, splat(0.0), splat(-HALF_PI), splat(HALF_PI)) - y
+    return select_lt(splat(1.0), a, beyond, y)
+
+
+@helper
+def odd(x: Vector, y: Vector) -> Vector:
+    """y with the sign of x; x itself where it is 0 or NaN."""
+    return select_lt(x, splat(0.0), 0.0 - y, select_lt(splat(0.0), x, y, x))
+
+
+@helper
+def log1p_positive(u: Vector) -> Vector:
+    """``log(1 + u)`` for u >= 0."""
+    return select_le(u, splat(1.0), log1p_unit(u), log(1.0 + u))
+
+
+@helper
+def sinh(x: Vector) -> Vector:
+    """Hyperbolic sine."""
+    a = vabs(x)
+    u = expm1_negative(0.0 - a)
+    near = (0.0 - u) * (2.0 + u) / (2.0 * (1.0 + u))
+    half = exp(0.5 * a)  # of which the square does not overflow before the result does
+    far = 0.5 * half * half - 0.5 * exp(0.0 - a)
+    return odd(x, select_lt(a, splat(1.0), near, far))
+
+
+@helper
+def cosh(x: Vector) -> Vector:
+    """Hyperbolic cosine."""
+    half = exp(0.5 * vabs(x))
+    return 0.5 * half * half + 0.5 / (half * half)
+
+
+@helper
+def asinh(x: Vector) -> Vector:
+    """Inverse hyperbolic sine."""
+    a = vabs(x)
+    b = vmin(a, splat(1e9))
+    near = log1p_positive(b + b * b / (1.0 + vsqrt(fma(b, b, splat(1.0)))))
+    return odd(x, select_lt(a, splat(1e9), near, log(a) + LN2))
+
+
+@helper
+def acosh(x: Vector) -> Vector:
+    """Inverse hyperbolic cosine; NaN below 1."""
+    u = vmin(x - 1.0, splat(1e9))
+    near = log1p_positive(u + vsqrt(fma(u, u, 2.0 * u)))
+    y = select_lt(x, splat(1e9), near, log(x) + LN2)
+    return select_lt(x, splat(1.0), splat(math.nan), y)
+
+
+@helper
+def atanh(x: Vector) -> Vector:
+    """Inverse hyperbolic tangent; infinite at 1 and -1, NaN beyond."""
+    a = vabs(x)
+    y = odd(x, 0.5 * log1p_positive(2.0 * a / (1.0 - a)))
+    return select_lt(splat(1.0), a, splat(math.nan), y)

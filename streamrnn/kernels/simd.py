@@ -11,6 +11,7 @@ results independent of how a stream is cut into blocks, and NaN stays NaN.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Callable
@@ -49,13 +50,21 @@ __all__ = [
     "power2_half",
     "power2_rest",
     "prefetch",
+    "quarter_turns",
+    "select_eq",
+    "select_le",
     "select_lt",
     "splat",
     "store",
     "vabs",
+    "vceil",
+    "vfloor",
     "vmax",
     "vmin",
+    "vround",
     "vsqrt",
+    "vtrunc",
+    "within_quarter",
 ]
 
 
@@ -135,7 +144,7 @@ def _constant(width: int, value: float | int, kind: Any) -> Any:
 
 def _named(builder: Any, name: str, args: list[Any]) -> Any:
     kind = args[0].type
-    full = f"{name}.v{kind.count}f32"
+    full = f"{name}.v{kind.count}f{64 if kind.element == ir.DoubleType() else 32}"
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(kind, [kind] * len(args)), full
     )
@@ -264,6 +273,10 @@ def _unary(name: str) -> Any:
 
 vsqrt = _unary("llvm.sqrt")
 vabs = _unary("llvm.fabs")
+vfloor = _unary("llvm.floor")
+vceil = _unary("llvm.ceil")
+vtrunc = _unary("llvm.trunc")
+vround = _unary("llvm.rint")  # to the nearest whole number, halves to the even one
 
 
 def _clamp(comparison: str) -> Any:
@@ -286,16 +299,67 @@ vmin = _clamp(">")
 vmax = _clamp("<")
 
 
+def _select(comparison: str) -> Any:
+    @operation
+    def function(typing_context: Any, a: Any, b: Any, then: Any, other: Any) -> Any:
+        if not isinstance(then, VectorType):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), *args[2:])
+
+        return then(then, then, then, then), codegen
+
+    return function
+
+
+# Lane by lane `then if a < b else other` (<=, ==); a NaN in a or b chooses `other`.
+select_lt = _select("<")
+select_le = _select("<=")
+select_eq = _select("==")
+
+# pi / 2 in three parts, of which n times the first two is exact for n below 2**20.
+_HALF_PI = (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
+
+
+def _quarters(builder: Any, x: Any, width: int) -> tuple[Any, Any]:
+    """Return x in float64, and the nearest whole number of quarter turns."""
+    double = ir.VectorType(ir.DoubleType(), width)
+    wide = builder.fpext(x, double)
+    turns = builder.fmul(wide, ir.Constant(double, [2 / math.pi] * width))
+    return wide, _named(builder, "llvm.rint", [turns])
+
+
 @operation
-def select_lt(typing_context: Any, a: Any, b: Any, then: Any, other: Any) -> Any:
-    """Lane by lane ``then if a < b else other``; a NaN in ``a`` or ``b`` chooses ``other``."""
-    if not isinstance(then, VectorType):
+def quarter_turns(typing_context: Any, x: Any) -> Any:
+    """Quarter turns of an angle in radians, rounded to a whole number n, as n modulo 4."""
+    if not isinstance(x, VectorType):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+        width = sig.return_type.width
+        _, n = _quarters(builder, args[0], width)
+        four = ir.Constant(n.type, [4.0] * width)
+        whole = _named(builder, "llvm.floor", [builder.fdiv(n, four)])
+        return builder.fptrunc(builder.fsub(n, builder.fmul(whole, four)), sig.return_type.ir)
 
-    return then(then, then, then, then), codegen
+    return x(x), codegen
+
+
+@operation
+def within_quarter(typing_context: Any, x: Any) -> Any:
+    """What is left of an angle, in radians, without its quarter turns; computed in float64."""
+    if not isinstance(x, VectorType):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        width = sig.return_type.width
+        rest, n = _quarters(builder, args[0], width)
+        for part in _HALF_PI:
+            rest = builder.fsub(rest, builder.fmul(n, ir.Constant(n.type, [part] * width)))
+        return builder.fptrunc(rest, sig.return_type.ir)
+
+    return x(x), codegen
 
 
 @operation

@@ -5,16 +5,16 @@ Shapes are broadcast as in NumPy. In a model write ``a + b``, ``a * 2.0`` and so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..errors import GraphError
-from ..graph import Shape, Value, describe, shown
+from ..graph import Shape, Value, as_shape, describe, shown
 from ..kernels.simd import fma
-from ..kernels.tape import Kernel, Number, elementwise
+from ..kernels.tape import Kernel, Number, Weights, elementwise
 from .op import Array, Arrays, Op
 from .rearrange import Expand
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Add", "Div", "Mul", "Scale", "Sub", "arithmetic"]
+__all__ = ["Add", "Affine", "Div", "Mul", "Scale", "Sub", "arithmetic"]
 
 
 @elementwise
@@ -135,6 +135,94 @@ class Scale(Op):
     def onnx(self, g: Recorder, *xs: str) -> str:
         y = g.op("Mul", xs[0], g.constant(np.float32(self.factor)))
         return g.op("Add", y, g.constant(np.float32(self.offset)))
+
+
+@elementwise
+def affine_weights(x: Vector, factor: Weights, offset: Weights) -> Vector:
+    """``x * factor + offset``, with weights of its own for each element."""
+    return fma(x, factor, offset)
+
+
+@dataclass(eq=False)
+class Affine(Op):
+    """``y = x * weight + bias``, with weights that broadcast against the frame as in NumPy.
+
+    Frames and outputs are float32 [shape=(…, *shape)]. Weights: ``weight`` and ``bias`` (shape).
+    Folded into the linear op before it where the weights differ along its channels only.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Shape of the weights; lined up with the frame's last axes, each as large or 1.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is below 1.
+    """
+
+    shape: int | Sequence[int]
+
+    def check(self) -> None:
+        shape = as_shape(self.shape, "Affine")
+        wide = [i for i, d in enumerate(shape) if d > 1]
+        self._channels = wide[0] - len(shape) if len(wide) == 1 else None
+
+    @property
+    def channel_axis(self) -> int | None:  # type: ignore[override]
+        """Axis, counted from the end, along which alone the weights differ, if there is one."""
+        return self._channels
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        shape = as_shape(self.shape, "Affine")
+        return {"weight": shape, "bias": shape}
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        return np.ones(shape) if name == "weight" else np.zeros(shape)
+
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (as_shape(self.shape, "Affine"),)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        shape = as_shape(self.shape, "Affine")
+        tail = shapes[0][-len(shape) :] if shape else ()
+        fits = len(tail) == len(shape) and all(
+            d in (1, n) for d, n in zip(shape, tail, strict=True)
+        )
+        if len(shapes) != 1 or not fits:
+            raise GraphError(
+                f"{self!r} expects frames that {shape} broadcasts against, got {shown(shapes)}"
+            )
+        return shapes[0]
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return np.asarray(xs[0] * weights["weight"] + weights["bias"])
+
+    def scale_and_shift(self) -> tuple[Array, Array]:
+        """Return (scale, shift), float32 [shape=(C,)], along the channel axis."""
+        return self.weights["weight"].reshape(-1), self.weights["bias"].reshape(-1)
+
+    def scaled(self, scale: Array, shift: Array) -> Affine:
+        """Return ``scale * (x * weight + bias) + shift`` as one op."""
+        op, shape = Affine(self.shape), self.weights["bias"].shape
+        bias = self.weights["bias"] * scale.reshape(shape) + shift.reshape(shape)
+        op.weights = {"weight": self.weights["weight"] * scale.reshape(shape), "bias": bias}
+        return op
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, shape = tape.output(), xs[0].shape
+        factor, offset = (
+            tape.vector(np.broadcast_to(self.weights[name], shape).reshape(-1))
+            for name in ("weight", "bias")
+        )
+        tape.emit(affine_weights, x=xs[0], factor=factor, offset=offset, y=y, n=y.size)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        y = g.op("Mul", xs[0], g.constant(self.weights["weight"], "weight"))
+        return g.op("Add", y, g.constant(self.weights["bias"], "bias"))
 
 
 _BINARY: dict[str, type[_Binary]] = {"Add": Add, "Sub": Sub, "Mul": Mul, "Div": Div}

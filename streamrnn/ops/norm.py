@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["BatchNorm1d", "LayerNorm"]
+__all__ = ["BatchNorm1d", "LayerNorm", "RMSNorm"]
 
 
 @helper
@@ -169,6 +169,116 @@ class LayerNorm(Op):
             axis=-len(self._shape),
             epsilon=self.eps,
         )
+
+
+@kernel
+def rms_norm(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    rows: Size,
+    n: Size,
+    eps: Number,
+    w: Weights,
+) -> None:
+    """Each of ``rows`` rows of n values by itself."""
+    size = np.float32(n)
+    for t in range(T):
+        for r in range(rows):
+            source, result = at(x, t * x_step + r * n), at(y, t * y_step + r * n)
+            squares = row_sum(source, n, np.float32(0.0), 1) / size
+            scale = np.float32(1.0) / np.sqrt(squares + eps)
+            whole = n - n % lanes()
+            for i in range(0, whole, lanes()):
+                store(result, i, load(source, i) * scale * load(w, i))
+            for i in range(whole, n):
+                result[i] = source[i] * scale * w[i]
+
+
+@dataclass(eq=False)
+class RMSNorm(Op):
+    """Divide the last axes of each frame by their root mean square, then scale.
+
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4, as
+    ``torch.nn.RMSNorm``. Frames and outputs are float32 [shape=(…, *normalized_shape)]. Weight:
+    ``weight`` (normalized_shape).
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        Shape of what is normalised together.
+    eps : float
+        Added to the mean square.
+    elementwise_affine : bool
+        Whether there is a weight.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If the shape is not made of positive integers or `eps` is not positive.
+    """
+
+    normalized_shape: int | Sequence[int]
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+
+    def check(self) -> None:
+        check_eps(self, self.eps)
+
+    @property
+    def _shape(self) -> Shape:
+        return as_shape(self.normalized_shape, "RMSNorm")
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": self._shape} if self.elementwise_affine else {}
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        return np.ones(shape)
+
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return (self._shape,)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 1 or shapes[0][-len(self._shape) :] != self._shape:
+            raise GraphError(
+                f"{self!r} expects frames that end in {self._shape}, got {shown(shapes)}"
+            )
+        return shapes[0]
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        x = xs[0]
+        axes = tuple(range(x.ndim - len(self._shape), x.ndim))
+        y = x / np.sqrt((x**2).mean(axes, keepdims=True) + self.eps)
+        return np.asarray(y * weights["weight"] if self.elementwise_affine else y)
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, n = tape.output(), math.prod(self._shape)
+        w = {"weight": np.ones(n, np.float32)} | dict(self.weights)
+        tape.emit(
+            rms_norm,
+            x=xs[0],
+            y=y,
+            rows=xs[0].size // n,
+            n=n,
+            eps=self.eps,
+            w=tape.weight(w["weight"]),
+        )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        axes = [i - len(self._shape) for i in range(len(self._shape))]
+        squares = g.op("Mul", xs[0], xs[0])
+        if g.opset >= 18:  # the axes have become an input
+            mean = g.op("ReduceMean", squares, g.ints(*axes))
+        else:
+            mean = g.op("ReduceMean", squares, axes=axes)
+        root = g.op("Sqrt", g.op("Add", mean, g.constant(np.float32(self.eps))))
+        y = g.op("Div", xs[0], root)
+        return g.op("Mul", y, g.constant(self.weights["weight"])) if self.elementwise_affine else y
 
 
 def check_eps(op: Op, eps: float) -> None:

@@ -47,7 +47,7 @@ class _Rates(Layer):
     stride_frames: int = 1
     """Input frames per output frame."""
 
-    channel_axis: int = 0
+    channel_axis: int | None = 0
     """Axis of an output frame whose channels `scaled` multiplies, for an op that has it."""
 
     moves_only: bool = False

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.reference import ReferenceEvaluator
 
 from ...errors import FileError, StreamrnnError
 from ...graph import MAX_FRAME, Input, Shape, Value, describe
@@ -34,11 +33,14 @@ from ...layer import Model
 from ...ops.align import Align
 from ...ops.past import Past
 from . import operators  # noqa: F401 (fills the table of operators)
+from .functions import written_out
+from .kinds import kind_of_array, kinds_made
 from .known import (
     COMPUTED,
     MAX_COMPUTED,
     attribute_constant,
     check_stored,
+    computed,
     computed_size,
     measured,
     stored,
@@ -195,6 +197,8 @@ class Reader:
         self.output_axes: dict[str, int | None] = {}
         self.output_shapes: dict[str, Shape] = {}
         self.pairs = Pairs({}, "")
+        self.kinds: dict[Value, str] = {}
+        """What the values hold, where it is not numbers: ``int`` or ``bool``."""
         self._names: set[str] = set()
         self._read = set(_names_read(proto.graph))
         self._functions: dict[tuple[str, str], FunctionProto] = {}
@@ -341,6 +345,7 @@ class Reader:
         kind = f"{domain}.{node.op_type}" if domain else node.op_type
         args = [_made(values, name, "it") if name else None for name in node.input]
         fixed = not any(isinstance(x, (Value, Timed)) for x in args)
+        kinds = [self._kind_of(x) for x in args]
         if kind == "Constant":
             outputs = [attribute_constant(node, self.folder)]
         elif kind in ("Shape", "Size") and not fixed:
@@ -350,11 +355,17 @@ class Reader:
         elif (domain, node.op_type) in self._functions:
             outputs = self._called(self._functions[domain, node.op_type], node, args, depth)
         elif kind in OPERATORS or kind in OVER_TIME:
-            outputs = self._applied(kind, node, args, values, depth)
+            outputs = self._applied(kind, node, args, values, depth, kinds)
         elif domain:
-            raise Unsupported(f"the operators of {domain!r} are not supported")
+            raise Unsupported(f"the operator {node.op_type} of {domain!r} is not supported")
         else:
-            raise Unsupported("this operator is not supported")
+            outputs = self._by_its_function(node, args, depth, kinds)
+        if not fixed and kind not in CONTROL:
+            made = kinds_made(node, self.opsets.get(domain, self.opset), kinds)
+            for output, made_kind in zip(outputs, made, strict=False):
+                value = output.value if isinstance(output, Timed) else output
+                if isinstance(value, Value):
+                    self.kinds[value] = made_kind
         for name, value in zip(node.output, outputs, strict=False):
             if name:
                 values[name] = value
@@ -376,8 +387,39 @@ class Reader:
             self.opsets, self.opset = before
         return [_made(inner, name, "an output") for name in function.output]
 
+    def _kind_of(self, x: Tensor) -> str:
+        """Return what a tensor holds: ``float``, ``int`` or ``bool``."""
+        x = x.value if isinstance(x, Timed) else x
+        if isinstance(x, Value):
+            return self.kinds.get(x, "int" if x.dtype == "int64" else "float")
+        return "float" if x is None else kind_of_array(x)
+
+    def _by_its_function(
+        self, node: NodeProto, args: list[Any], depth: int, kinds: list[str]
+    ) -> list[Tensor]:
+        """Return what an operator without a handler makes, by the function that defines it."""
+        shapes = [None if x is None else tuple(np.shape(x)) for x in args]
+        found = written_out(node, self.opset, shapes, kinds)
+        if found is None:
+            raise Unsupported("this operator is not supported")
+        body = onnx.helper.make_graph(found[0], "function", [], [])
+        inner = {name: x for name, x in zip(node.input, args, strict=True) if name}
+        before = self.opset
+        self.opset = self.opsets[""] = found[1]
+        try:
+            self._run(body, inner, depth + 1)
+        finally:
+            self.opset = self.opsets[""] = before
+        return [inner[name] if name else None for name in node.output]
+
     def _applied(
-        self, kind: str, node: NodeProto, args: list[Any], values: dict[str, Tensor], depth: int
+        self,
+        kind: str,
+        node: NodeProto,
+        args: list[Any],
+        values: dict[str, Tensor],
+        depth: int,
+        kinds: list[str],
     ) -> list[Tensor]:
         """Return what the operator's handler makes of symbolic inputs."""
 
@@ -388,7 +430,7 @@ class Reader:
 
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         opset = self.opsets.get(_domain(node.domain), self.opset)
-        a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve)
+        a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve, kinds)
         a.length = (self.fixed_length or TIME) if self.sequence else None
         a.wanted = tuple(name in self._read for name in node.output)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
@@ -418,20 +460,7 @@ class Reader:
         if node.op_type not in COMPUTED:
             raise Unsupported("with constant inputs this operator is not supported")
         self._reserve(computed_size(node, args))
-        feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
-        clean = onnx.helper.make_graph([node], "one", [], [])
-        clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
-        clean.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n)
-        model = onnx.helper.make_model(
-            clean, opset_imports=[onnx.helper.make_opsetid("", self.opset)]
-        )
-        try:
-            with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(model).run(None, feeds)
-        except Exception as error:  # whatever the evaluator meets in a foreign graph
-            raise Unsupported(f"cannot be computed: {error}") from None
-        found = dict(zip((n for n in node.output if n), results, strict=True))
-        return [found.get(n, np.zeros(0, np.float32)) for n in node.output]
+        return computed(node, args, self.opset)
 
 
 def _input_shape(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from ...graph import MAX_FRAME, Shape
 from .node import Unsupported
@@ -19,6 +20,7 @@ __all__ = [
     "MAX_COMPUTED",
     "attribute_constant",
     "check_stored",
+    "computed",
     "computed_size",
     "measured",
     "stored",
@@ -30,15 +32,19 @@ MAX_COMPUTED = 2 * MAX_FRAME
 SLOW = 64
 """What counts for a number that the reference evaluator makes in a loop."""
 _ELEMENTWISE = (
-    "Add And CastLike Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or "
-    "PRelu Pow Sub Sum Where Xor"
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Div Equal Expand Greater "
+    "GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
 )
 _OTHERS = (
-    "Abs ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape Cos CumSum DequantizeLinear Dropout "
-    "Erf Exp Flatten Floor Gather GatherElements Gemm Identity IsNaN Log MatMul MelWeightMatrix "
-    "Neg NonZero Not QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin "
-    "Size Slice Softmax Softplus Split Sqrt Squeeze Tanh Tile Transpose Unsqueeze"
+    "Abs Acos Acosh ArgMax ArgMin Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Compress "
+    "Concat ConstantOfShape Cos Cosh CumSum DequantizeLinear Dropout Elu Erf Exp EyeLike Flatten "
+    "Floor Gather GatherElements GatherND Gelu Gemm HardSigmoid HardSwish Hardmax Identity IsInf "
+    "IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MatMul MelWeightMatrix "
+    "Mish Neg NonZero Not OneHot Pad QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 "
+    "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
+    "ReduceSumSquare Relu Reshape ReverseSequence Round ScatterElements ScatterND Selu Shape "
+    "Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign Split Sqrt Squeeze Tan "
+    "Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze"
 )
 BROADCAST = frozenset(_ELEMENTWISE.split())
 WINDOWS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow"})
@@ -120,6 +126,22 @@ def measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
     return np.array(value.shape[limits.get("start", 0) : limits.get("end")], np.int64)
 
 
+def computed(node: NodeProto, args: list[Any], opset: int) -> list[Any]:
+    """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
+    feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
+    clean = onnx.helper.make_graph([node], "one", [], [])
+    clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
+    clean.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n)
+    model = onnx.helper.make_model(clean, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(model).run(None, feeds)
+    except Exception as error:  # whatever the evaluator meets in a foreign graph
+        raise Unsupported(f"cannot be computed: {error}") from None
+    found = dict(zip((n for n in node.output if n), results, strict=True))
+    return [found.get(n, np.zeros(0, np.float32)) for n in node.output]
+
+
 def computed_size(node: NodeProto, args: list[Any]) -> int:
     """Return how many numbers an operator makes of constants, or a little more."""
     kind, arrays = node.op_type, [np.asarray(a) for a in args if a is not None]
@@ -149,9 +171,26 @@ def computed_size(node: NodeProto, args: list[Any]) -> int:
     if kind == "MelWeightMatrix":
         bands, points = (int(a.item()) for a in arrays[:2])
         return SLOW * bands * (points // 2 + 1)
+    if kind == "GatherND":
+        rows = arrays[1].size // max(shapes[1][-1], 1)
+        return int(rows * math.prod(shapes[0][shapes[1][-1] :]))
+    if kind == "OneHot":
+        return arrays[0].size * int(arrays[1].reshape(-1)[0])
+    if kind == "Pad":
+        return _padded_size(node, args)
     if kind == "NonZero":
         return int(arrays[0].size) * arrays[0].ndim
     return sum(int(a.size) for a in arrays)
+
+
+def _padded_size(node: NodeProto, args: list[Any]) -> int:
+    shape = list(np.shape(args[0]))
+    old = next((list(a.ints) for a in node.attribute if a.name == "pads"), [])
+    pads = np.reshape(args[1] if len(args) > 1 else old, (2, -1)).tolist()
+    axes = args[3] if len(args) > 3 and args[3] is not None else range(len(shape))
+    for axis, before, after in zip(axes, *pads, strict=True):
+        shape[axis] += before + after
+    return math.prod(shape)
 
 
 def _broadcast(shapes: list[Shape]) -> Shape:

@@ -17,7 +17,7 @@ the ``Timed`` itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class Known:
         Version of the operator set that the node belongs to.
     name : str
         A name for what the node makes: states of its own are called after it.
-    feedback, run, reserve
+    feedback, run, reserve, kinds
         See the attributes.
     """
 
@@ -127,6 +127,7 @@ class Known:
         feedback: dict[Value, Value] | None = None,
         run: Callable[[Any, dict[str, Tensor]], list[Tensor]] | None = None,
         reserve: Callable[[int], None] = lambda numbers: None,
+        kinds: Sequence[str] = ("float",),
     ) -> None:
         self._left = attributes
         self.opset = opset
@@ -137,6 +138,8 @@ class Known:
         """Runs a subgraph of the node, given its inputs by name; returns its outputs."""
         self.reserve = reserve
         """Counts numbers that the node is about to make of few; refuses too many."""
+        self.kinds = kinds
+        """Of each input: ``float``, ``int`` or ``bool``; all travel as float32 numbers."""
 
         self.wanted: tuple[bool, ...] = ()
         """Which of the node's outputs are read by anything."""
@@ -255,10 +258,21 @@ def symbol(tensor: Tensor, like: Value | None = None) -> Value:
     if isinstance(tensor, Value):
         return tensor
     array = np.asarray(tensor)
-    if array.dtype.kind != "f":
+    if array.dtype.kind not in "fiub":
         raise Unsupported(f"a constant of {array.dtype} cannot be mixed with float32 values")
-    op = Constant(array.shape)
-    op.weights = {"value": array}
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if array.dtype.kind in "iu" and (single.astype(np.float64) != array).any():
+        raise Unsupported(f"integers as large as {np.abs(array).max()} are not exact in float32")
+    finite = np.isfinite(single)
+    if finite.all():
+        return _constant(single, like)
+    above = np.where(finite, single, np.nan_to_num(np.sign(single)))  # weights are finite
+    return _constant(above, like) / _constant(finite.astype(np.float32), like)
+
+
+def _constant(array: Array, like: Value | None) -> Value:
+    op = with_weights(Constant(array.shape), value=array)
     return op() if like is None else op(like)
 
 

@@ -3,7 +3,9 @@
 from . import (
     control,
     conv,
+    einsum,
     elementwise,
+    indexing,
     linear,
     moving,
     norm,
@@ -18,7 +20,9 @@ from . import (
 __all__ = [
     "control",
     "conv",
+    "einsum",
     "elementwise",
+    "indexing",
     "linear",
     "moving",
     "norm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from ..node import (
     with_weights,
 )
 from ..time import each_frame, later, settled, whole_sequence
+from .indexing import placed
 
 
 def along(default: int) -> Mixes:
@@ -44,9 +46,9 @@ def along(default: int) -> Mixes:
 
 @operator("Reshape")
 def reshape(a: Known, n: int, x: Value, shape: Tensor) -> Tensor:
-    a.only("allowzero", 0)
     dims = integers(shape, "the shape")
-    dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
+    if not a.get("allowzero", 0):
+        dims = [x.shape[i] if d == 0 else d for i, d in enumerate(dims)]
     if dims.count(-1) == 1:
         dims[dims.index(-1)] = x.size // max(-math.prod(dims), 1)
     return reshaped(x, tuple(dims))
@@ -115,39 +117,52 @@ def sliced(
 @operator("Split", mixes=along(0), weights=True)
 def split(a: Known, n: int, x: Value, sizes: Tensor = None) -> Tensor:
     axis = axis_of(a.get("axis", 0), x)
-    a.get("num_outputs", n)
     parts = a.get("split", None) if sizes is None else integers(sizes, "the sizes")
-    if parts is None:
+    even = x.shape[axis] % n == 0 or a.opset >= 18
+    if parts is None and even and a.get("num_outputs", n) == n:
         each = -(-x.shape[axis] // n)
         parts = [min(each, x.shape[axis] - i * each) for i in range(n)]
-    edges = np.cumsum([0, *parts]).tolist()
-    if len(parts) != n or edges[-1] != x.shape[axis]:
-        raise Unsupported(f"an axis of {x.shape[axis]} cannot be split into {parts}")
+    edges = np.cumsum([0, *(parts or ())]).tolist()
+    if parts is None or len(parts) != n or edges[-1] != x.shape[axis]:
+        raise Unsupported(f"an axis of {x.shape[axis]} cannot be split into {parts or n}")
     return tuple(Slice(b, e, axis)(x) for b, e in itertools.pairwise(edges))
 
 
 @operator("Gather")
 def gather(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
-    if isinstance(indices, Value) and not isinstance(x, Value):
-        return _embedding(a, np.asarray(x), indices)
-    where = known(indices, "the indices")
-    x = symbol(x)
     axis = axis_of(a.get("axis", 0), x)
+    if isinstance(indices, Value) and not isinstance(x, Value):
+        return looked_up(np.asarray(x), indices, axis)
+    where = known(indices, "the indices")
     taken = Take(tuple(integers(where, "the indices")), axis)(x)
     return reshaped(taken, (*x.shape[:axis], *where.shape, *x.shape[axis + 1 :]))
 
 
-def _embedding(a: Known, table: Array, indices: Value) -> Tensor:
-    a.only("axis", 0)
-    if indices.dtype != "int64" or table.ndim != 2:
-        raise Unsupported("only rows of a matrix by indices that go in can be looked up")
-    return with_weights(Embedding(*table.shape), weight=table)(indices)
+def looked_up(table: Array, indices: Value, axis: int = 0) -> Value:
+    """Return the entries of a table's axis by indices that go in."""
+    if indices.dtype != "int64":
+        raise Unsupported(
+            "only indices that go into the model can be looked up, not those that it computes"
+        )
+    rows = np.moveaxis(np.asarray(table, np.float32), axis, 0)
+    rest = rows.shape[1:]
+    op = Embedding(len(rows), math.prod(rest))
+    found = with_weights(op, weight=rows.reshape(len(rows), -1))(indices)
+    return axis_moved(reshaped(found, (*indices.shape, *rest)), len(indices.shape), axis)
+
+
+def axis_moved(x: Value, count: int, to: int) -> Value:
+    """Return a value with its first `count` axes moved behind the `to` axes after them."""
+    first, rest = range(count), range(count, len(x.shape))
+    order = (*rest[:to], *first, *rest[to:])
+    return x if order == tuple(range(len(x.shape))) else Transpose(order)(x)
 
 
 @operator("Concat", mixes=along(0))
 def joined(a: Known, n: int, *xs: Tensor) -> Tensor:
-    values = [symbol(x) for x in xs]
-    return concat(*values, axis=axis_of(a.get("axis", 0), values[0]))
+    like = next(x for x in xs if isinstance(x, Value))
+    axis = axis_of(a.get("axis", 0), like)
+    return concat(*(symbol(x, like) for x in xs if np.shape(x)[axis:][:1] != (0,)), axis=axis)
 
 
 @operator("Expand")
@@ -159,18 +174,31 @@ def expand(a: Known, n: int, x: Value, shape: Tensor) -> Tensor:
 def pad(
     a: Known, n: int, x: Value, pads: Tensor = None, value: Tensor = None, axes: Tensor = None
 ) -> Tensor:
-    mode = a.get("mode", "constant")
-    amounts = a.get("pads", None) if pads is None else integers(pads, "the pads")
+    mode, rank = a.get("mode", "constant"), len(x.shape)
+    given = a.get("pads", None) if pads is None else integers(pads, "the pads")
     fill = a.get("value", 0.0) if value is None else known(value, "the value").item()
-    if fill != 0 or axes is not None or mode not in ("constant", "reflect", "edge"):
-        raise Unsupported("only padding with zeros, 'reflect' and 'edge' on all axes is supported")
-    rank = len(x.shape)
-    if not rank or len(amounts) != 2 * rank:
-        raise Unsupported(f"pads {amounts} do not fit a frame of shape {x.shape}")
-    before, after = amounts[:rank], amounts[rank:]
-    if any(before[:-1]) or any(after[:-1]):
-        raise Unsupported(f"only the last axis can be padded, got {amounts}")
-    return Pad(before[-1], after[-1], "replicate" if mode == "edge" else mode)(x)
+    along = range(rank) if axes is None else [axis_of(i, x) for i in integers(axes, "axes")]
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise Unsupported(f"the mode {mode!r} is not supported")
+    if not rank or len(given) != 2 * len(along) or len(set(along)) < len(along):
+        raise Unsupported(f"pads {given} do not fit the axes {list(along)} of shape {x.shape}")
+    amounts = np.zeros((rank, 2), np.int64)
+    amounts[along] = np.reshape(given, (2, -1)).T
+    fill = fill if mode == "constant" else 0.0
+    if not amounts[:-1].any() and amounts.min() >= 0 and not fill and mode != "wrap":
+        before, after = amounts[-1].tolist()
+        return Pad(before, after, "replicate" if mode == "edge" else mode)(x) if given else x
+    kept = tuple(
+        slice(max(-b, 0), d + min(e, 0)) for d, (b, e) in zip(x.shape, amounts, strict=True)
+    )
+    positions = np.arange(1, x.size + 1).reshape(x.shape)[kept]
+    more = np.maximum(amounts, 0)
+    limit = np.array(positions.shape) - (mode == "reflect")
+    if not positions.size or (mode != "constant" and mode != "edge" and (limit < more.T).any()):
+        raise Unsupported(f"pads {given} in the mode {mode!r} do not fit the shape {x.shape}")
+    a.reserve(math.prod((more.sum(1) + positions.shape).tolist()))
+    options: Any = {"mode": mode}
+    return placed([x], np.pad(positions, more, **options), float(fill))
 
 
 # Across time ------------------------------------------------------------------------------------
@@ -299,8 +327,9 @@ def gather_frames(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
     if isinstance(indices, Timed):
         if isinstance(x, (Timed, Value)):
             raise Unsupported("a value of the stream is looked up in another")
-        y = _embedding(a, np.asarray(x), indices.value)
-        return _moved(settled(indices), y, indices.axis)
+        indices, axis = settled(indices), axis_of(a.get("axis", 0), np.asarray(x))
+        y = looked_up(np.asarray(x), indices.value, axis)
+        return _moved(indices, y, None if indices.axis is None else indices.axis + axis)
     axis = axis_of(a.peek("axis", 0), x)
     if isinstance(indices, Iteration):
         if axis != x.axis:

@@ -25,6 +25,7 @@ from ....layer import Layer
 from ....ops import activations as act
 from ....ops.arithmetic import Scale
 from ....ops.cell import Cell, reorder
+from ....ops.compare import Less
 from ....ops.concat import concat
 from ....ops.gru import GRUCell
 from ....ops.linear import Linear
@@ -60,6 +61,10 @@ def _scaled_tanh(alpha: float, beta: float) -> Callable[[Value], Value]:
     return lambda x: act.Tanh()(x * beta) * alpha
 
 
+def _thresholded(alpha: float) -> Callable[[Value], Value]:
+    return lambda x: x * Less()(symbol(np.full(x.shape, alpha, np.float32), x), x)
+
+
 ACTIVATIONS: dict[str, tuple[int, float, float, _Make]] = {
     "affine": (2, 1.0, 0.0, lambda alpha, beta: Scale(alpha, beta)),
     "elu": (1, 1.0, 0.0, lambda alpha, beta: act.ELU(alpha)),
@@ -70,6 +75,7 @@ ACTIVATIONS: dict[str, tuple[int, float, float, _Make]] = {
     "sigmoid": (0, 0.0, 0.0, lambda alpha, beta: act.Sigmoid()),
     "softplus": (0, 0.0, 0.0, lambda alpha, beta: act.Softplus()),
     "softsign": (0, 0.0, 0.0, lambda alpha, beta: act.Softsign()),
+    "thresholdedrelu": (1, 1.0, 0.0, lambda alpha, beta: _thresholded(alpha)),
     "tanh": (0, 0.0, 0.0, lambda alpha, beta: act.Tanh()),
 }
 """By the name in lower case: how many of alpha and beta it takes, their defaults, our op."""

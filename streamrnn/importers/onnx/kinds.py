@@ -1,0 +1,45 @@
+"""Whether a tensor holds numbers, integers or truths, where all of them travel as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, defs
+
+__all__ = ["kind_of_array", "kinds_made"]
+
+_OF_ELEMENTS = {"i": "int", "u": "int", "b": "bool"}
+
+
+def kind_of_array(array: Any) -> str:
+    """Return the kind of a known tensor: ``float``, ``int`` or ``bool``."""
+    return _OF_ELEMENTS.get(np.asarray(array).dtype.kind, "float")
+
+
+def kinds_made(node: NodeProto, opset: int, kinds: Sequence[str]) -> list[str]:
+    """Return the kind of each output, given those of the inputs, as the operator's schema says."""
+    count = len(node.output)
+    try:
+        schema = defs.get_schema(node.op_type, opset, node.domain)
+    except defs.SchemaError:
+        return ["float"] * count
+    letters: dict[str, str] = {}
+    for formal, kind in zip(schema.inputs, kinds, strict=False):
+        letters.setdefault(formal.type_str, kind)
+    to = next((a.i for a in node.attribute if a.name in ("to", "dtype")), None)
+    made = []
+    for i in range(count):
+        letter = schema.outputs[min(i, len(schema.outputs) - 1)].type_str
+        if letter.startswith("tensor("):
+            made.append(_kind(letter.removeprefix("tensor(").removesuffix(")")))
+        elif letter in letters:
+            made.append(letters[letter])
+        else:
+            made.append("float" if to is None else _kind(TensorProto.DataType.Name(to).lower()))
+    return made
+
+
+def _kind(name: str) -> str:
+    return "bool" if name == "bool" else "int" if name.startswith(("int", "uint")) else "float"

@@ -1,0 +1,192 @@
+"""Two values element by element: comparisons, the larger and the smaller, remainders, powers.
+
+Truths are numbers: 1 and 0; what is not 0 is true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import GraphError
+from ..graph import Shape, shown
+from ..kernels.simd import select_eq, select_le, select_lt, splat, vmax, vmin
+from ..kernels.tape import Frames, Scratch, Size, elementwise, kernel
+from .arithmetic import _Binary
+from .op import Array, Arrays, Op
+
+if TYPE_CHECKING:
+    from ..kernels.simd import Vector
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Equal", "Less", "LessOrEqual", "Maximum", "Minimum", "Mod", "Pow", "Where"]
+
+
+@elementwise
+def equal(a: Vector, b: Vector) -> Vector:
+    return select_eq(a, b, splat(1.0), splat(0.0))
+
+
+@elementwise
+def less(a: Vector, b: Vector) -> Vector:
+    return select_lt(a, b, splat(1.0), splat(0.0))
+
+
+@elementwise
+def less_or_equal(a: Vector, b: Vector) -> Vector:
+    return select_le(a, b, splat(1.0), splat(0.0))
+
+
+@elementwise
+def maximum(a: Vector, b: Vector) -> Vector:
+    return select_eq(b, b, vmax(a, b), b)
+
+
+@elementwise
+def minimum(a: Vector, b: Vector) -> Vector:
+    return select_eq(b, b, vmin(a, b), b)
+
+
+@elementwise
+def where(condition: Vector, a: Vector, b: Vector) -> Vector:
+    return select_eq(condition, splat(0.0), b, a)
+
+
+@kernel
+def modulo(
+    T: Frames,
+    a: Scratch,
+    a_step: Size,
+    b: Scratch,
+    b_step: Size,
+    y: Scratch,
+    y_step: Size,
+    n: Size,
+    fmod: Size,
+) -> None:
+    """Remainders, exact; with the sign of b unless ``fmod``."""
+    for t in range(T):
+        for i in range(n):
+            divisor = b[t * b_step + i]
+            rest = np.fmod(a[t * a_step + i], divisor)
+            other_sign = rest * divisor < 0
+            y[t * y_step + i] = rest + divisor if other_sign and not fmod else rest
+
+
+@kernel
+def power(
+    T: Frames,
+    a: Scratch,
+    a_step: Size,
+    b: Scratch,
+    b_step: Size,
+    y: Scratch,
+    y_step: Size,
+    n: Size,
+) -> None:
+    for t in range(T):
+        for i in range(n):
+            y[t * y_step + i] = a[t * a_step + i] ** b[t * b_step + i]
+
+
+class _Comparison(_Binary):
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return super().reference(weights, states, *xs).astype(np.float64)
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("Cast", g.op(type(self).__name__, *xs), to=1)
+
+
+class Equal(_Comparison):
+    """1 where ``a == b``, else 0; two values of one shape."""
+
+    kernel, function = equal, np.equal
+
+
+class Less(_Comparison):
+    """1 where ``a < b``, else 0; two values of one shape."""
+
+    kernel, function = less, np.less
+
+
+class LessOrEqual(_Comparison):
+    """1 where ``a <= b``, else 0; two values of one shape."""
+
+    kernel, function = less_or_equal, np.less_equal
+
+
+class Maximum(_Binary):
+    """The larger of two values of one shape, element by element; NaN where one is NaN."""
+
+    kernel, function = maximum, np.maximum
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("Max", *xs)
+
+
+class Minimum(_Binary):
+    """The smaller of two values of one shape, element by element; NaN where one is NaN."""
+
+    kernel, function = minimum, np.minimum
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("Min", *xs)
+
+
+class Pow(_Binary):
+    """``a ** b`` of two values of one shape, element by element."""
+
+    kernel, function = power, np.power
+
+
+@dataclass(eq=False)
+class Mod(_Binary):
+    """Remainder of ``a / b`` of two values of one shape, element by element.
+
+    Parameters
+    ----------
+    fmod : bool
+        Whether it has the sign of `a`, as in C, rather than that of `b`, as in Python.
+    name, seed
+        See :class:`Op`.
+    """
+
+    fmod: bool = True
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(np.fmod(*xs) if self.fmod else np.mod(*xs))
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        tape.emit(modulo, a=xs[0], b=xs[1], y=y, n=y.size, fmod=int(self.fmod))
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        if self.fmod:
+            return g.op("Mod", *xs, fmod=1)
+        quotient = g.op("Floor", g.op("Div", *xs))  # ONNX has this remainder for integers only
+        return g.op("Sub", xs[0], g.op("Mul", quotient, xs[1]))
+
+
+class Where(Op):
+    """``a`` where the condition is not 0, else ``b``: ``Where()(condition, a, b)``."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 3 or len(set(shapes)) > 1:
+            raise GraphError(f"{self!r} reads three values of one shape, got {shown(shapes)}")
+        return shapes[0]
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return np.where(xs[0] != 0, xs[1], xs[2])
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y = tape.output()
+        tape.emit(where, condition=xs[0], a=xs[1], b=xs[2], y=y, n=y.size)
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        return g.op("Where", g.op("Cast", xs[0], to=9), *xs[1:])
