@@ -121,7 +121,8 @@ def _model_on_another_shape() -> Any:
         ),
         (lambda: s.GRUCell(3, 4)(Input((2, 3))), r"expects frames of shape \(3,\), got \(2, 3\)"),
         (lambda: s.GRUCell(3, 4)(), "needs a value to read"),
-        (lambda: s.GRUCell(3, 4)(Input(3), Input(3)), "reads one value, got 2"),
+        (lambda: s.GRUCell(3, 4)(Input(3), Input(3)), r"frames of shape \(4,\), got \(3,\)"),
+        (lambda: s.LSTMCell(3, 4)(Input(3), Input(4)), "the 2 states h, c; got 2"),
         (lambda: s.Tanh()(Input(3), Input(3)), "reads one value, got 2"),
         (lambda: s.GRU(3, 4)(Input(3), Input(3)), "reads one value, got 2"),
         (lambda: Sequential(s.Tanh())(Input(3), Input(3)), "takes one value, got 2"),
@@ -834,9 +835,9 @@ def test_feedback_that_cannot_be_is_refused(feedback: Any, message: str) -> None
         _leaky(feedback=feedback)
 
 
-def test_a_past_value_reads_nothing_and_a_model_with_feedback_is_no_layer() -> None:
-    with pytest.raises(GraphError, match="reads nothing"):
-        s.Past(3)(Input(3))
+def test_a_past_value_reads_a_rate_at_most_and_a_model_with_feedback_is_no_layer() -> None:
+    with pytest.raises(GraphError, match="reads nothing, or one value for its rate, got 2"):
+        s.Past(3)(Input(3), Input(3))
     with pytest.raises(GraphError, match="feedback cannot be used as a layer"):
         _leaky()(Input(3))
 
