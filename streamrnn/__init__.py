@@ -53,10 +53,13 @@ from .ops.context import Context
 from .ops.conv1d import Conv1d
 from .ops.cumsum import CumSum
 from .ops.delay import Delay
+from .ops.dynamic_quantize import DynamicQuantize
 from .ops.embedding import Embedding
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
+from .ops.int8_lstm import Int8LSTMStep
+from .ops.integer_linear import IntegerLinear
 from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
 from .ops.mathematics import (
@@ -119,6 +122,7 @@ __all__ = [
     "CumSum",
     "Delay",
     "Div",
+    "DynamicQuantize",
     "ELU",
     "Embedding",
     "Equal",
@@ -140,6 +144,8 @@ __all__ = [
     "Hardswish",
     "Hardtanh",
     "Input",
+    "Int8LSTMStep",
+    "IntegerLinear",
     "IsInf",
     "IsNaN",
     "LSTM",

@@ -23,6 +23,10 @@ __all__ = ["CASES", "Case", "find", "random_frames", "trained"]
 
 def _random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Return a weight unlike any initial one: no zeros, no ones, nothing symmetric."""
+    if name.endswith("_int8"):
+        return rng.integers(-128, 128, shape).astype(float)
+    if name.startswith("scale_"):
+        return rng.uniform(0.5, 1.5, shape) / 128 / math.sqrt(shape[0])
     if name == "running_var" or (name == "weight" and len(shape) == 1):
         return rng.uniform(0.5, 2.0, shape)
     if len(shape) == 1:
@@ -188,6 +192,44 @@ add(
 add(
     "RNNCell with the state as input",
     lambda: Model([x := Input(3), h := Input(7)], s.RNNCell(3, 7, nonlinearity="relu")(x, h)),
+)
+
+# Bytes --------------------------------------------------------------------------------------------
+
+
+def _bytes_times_bytes(I: int, O: int) -> Callable[[], Layer]:
+    def build() -> Layer:
+        x = Input(I)
+        q = s.DynamicQuantize()(x)
+        exact = s.IntegerLinear(I, O)(q[:I], s.Reshape(())(q[I + 1 :]))
+        return Model(x, exact * (1 / 4096.0))
+
+    return build
+
+
+def _int8_lstm(I: int, H: int) -> Callable[[], Layer]:
+    def build() -> Layer:
+        x, past = Input(I), s.Past(2 * H)()
+        new = s.Int8LSTMStep(I, H)(s.DynamicQuantize()(x), past[:H], past[H:])
+        return Model(x, new[:H], feedback={past: new})
+
+    return build
+
+
+# A number halfway between two bytes may be rounded to either: one step of 1/255 of the range, times
+# a weight. In a recurrence such steps remain.
+add("DynamicQuantize", on(20, lambda: s.DynamicQuantize()), tolerance=1.01)
+add("DynamicQuantize of one", on(1, lambda: s.DynamicQuantize()), tolerance=1.01)
+for _I, _O in ((1, 1), (3, 20), (20, 33), (100, 70)):
+    add(f"IntegerLinear {_I}-{_O}", _bytes_times_bytes(_I, _O), tolerance=0.04)
+for _I, _H in ((1, 1), (3, 20), (20, 33)):
+    add(f"Int8LSTMStep {_I}-{_H}", _int8_lstm(_I, _H), tolerance=0.01)
+add(
+    "IntegerLinear on rows, signed",
+    lambda: Model(
+        [x := Input((3, 5)), z := Input(())],
+        s.IntegerLinear(5, 4, signed=True)(s.Round()(x * 20.0), s.Round()(z)) * (1 / 4096.0),
+    ),
 )
 
 # Frames that come later ---------------------------------------------------------------------------

@@ -32,11 +32,13 @@ if TYPE_CHECKING:  # what a kernel's helpers mean to a reader and to mypy
 
 __all__ = [
     "Target",
+    "as_bytes",
     "as_floats",
     "as_ints",
     "at",
     "bits",
     "call",
+    "dot4",
     "exponent",
     "floats",
     "fma",
@@ -46,6 +48,7 @@ __all__ = [
     "lanes",
     "load",
     "mantissa",
+    "no_sum",
     "power2",
     "power2_half",
     "power2_rest",
@@ -56,6 +59,7 @@ __all__ = [
     "select_lt",
     "splat",
     "store",
+    "store_bytes",
     "vabs",
     "vceil",
     "vfloor",
@@ -78,20 +82,26 @@ class Target:
         float32 values in one vector register: 16 (AVX-512), 8 (AVX2), 4 (SSE, NEON).
     fma : bool
         Whether the CPU has a fused multiply-add; without it, ``fma`` is a multiply and an add.
+    vnni : bool
+        Whether it has instructions that multiply bytes and add four products at once.
     """
 
     lanes: int
     fma: bool
+    vnni: bool = False
 
 
 @cache
 def host() -> Target:
-    """Return the target of this machine; ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width.
+    """Return the target of this machine.
+
+    ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width, ``STREAMRNN_VNNI=0`` leaves those
+    instructions alone.
 
     Raises
     ------
     ValueError
-        If ``STREAMRNN_LANES`` is something else.
+        If ``STREAMRNN_LANES`` or ``STREAMRNN_VNNI`` is something else.
     """
     features = llvm.get_host_cpu_features()
     arm = "neon" in features
@@ -100,7 +110,11 @@ def host() -> Target:
     wanted = os.environ.get("STREAMRNN_LANES", "")
     if wanted and wanted not in ("4", "8", "16"):
         raise ValueError(f"STREAMRNN_LANES must be 4, 8 or 16, got {wanted!r}")
-    return Target(int(wanted) if wanted else widest, fma)
+    vnni = bool(features.get("avx512vnni") and features.get("avx512vl"))
+    allowed = os.environ.get("STREAMRNN_VNNI", "1")
+    if allowed not in ("0", "1"):
+        raise ValueError(f"STREAMRNN_VNNI must be 0 or 1, got {allowed!r}")
+    return Target(int(wanted) if wanted else widest, fma, vnni and allowed == "1")
 
 
 class VectorType(types.Type):  # type: ignore[misc]
@@ -118,6 +132,24 @@ class VectorType(types.Type):  # type: ignore[misc]
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, fe_type: VectorType) -> None:
+        super().__init__(manager, fe_type, fe_type.ir)
+
+
+class IntegersType(types.Type):  # type: ignore[misc]
+    """numba's type of a vector of int32."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__(name=f"i32x{width}")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(ir.IntType(32), self.width)
+
+
+@register_model(IntegersType)
+class _IntegersModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: IntegersType) -> None:
         super().__init__(manager, fe_type, fe_type.ir)
 
 
@@ -255,6 +287,99 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.fadd(builder.fmul(args[0], args[1]), args[2])
 
     return vector(vector, vector, vector), codegen
+
+
+# Bytes: exact products of uint8 and int8, summed in int32.
+
+
+def _integers() -> IntegersType:
+    return IntegersType(host().lanes)
+
+
+@operation
+def no_sum(typing_context: Any) -> Any:
+    """Vector of int32 zeros: a sum to begin with."""
+    vector = _integers()
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(vector.ir, None)
+
+    return vector(), codegen
+
+
+@operation
+def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) -> Any:
+    """Add to lane i of ``total`` the products ``w[w_at + 4 i + j] * x[x_at + j]``, j from 0 to 3.
+
+    ``w`` and ``x`` point to bytes: int8 and uint8. Exact, whatever the target has for it.
+    """
+    if not (isinstance(total, IntegersType) and _is_pointer(w) and _is_pointer(x)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        width = sig.return_type.width
+        vector, bytes_ = sig.return_type.ir, ir.VectorType(ir.IntType(8), 4 * width)
+        address = builder.gep(args[1], [args[2]])
+        weights = builder.load(builder.bitcast(address, vector.as_pointer()))
+        weights.align = 1
+        four = builder.bitcast(builder.gep(args[3], [args[4]]), _I32.as_pointer())
+        same = builder.load(four)
+        same.align = 1
+        same = _splat(builder, width, same)
+        if host().vnni:
+            name = f"llvm.x86.avx512.vpdpbusd.{32 * width}"
+            kind = ir.FunctionType(vector, [vector] * 3)
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [args[0], same, weights])
+        wide = ir.VectorType(_I32, 4 * width)
+        a = builder.zext(builder.bitcast(same, bytes_), wide)
+        b = builder.sext(builder.bitcast(weights, bytes_), wide)
+        products, sums = builder.mul(a, b), args[0]
+        undefined = ir.Constant(wide, ir.Undefined)
+        for j in range(4):
+            picks = ir.Constant(vector, [4 * i + j for i in range(width)])
+            sums = builder.add(sums, builder.shuffle_vector(products, undefined, picks))
+        return sums
+
+    return total(total, w, types.intp, x, types.intp), codegen
+
+
+@operation
+def without_zero(typing_context: Any, a: Any, b: Any, columns: Any, index: Any, zero: Any) -> Any:
+    """Vector of float32 ``a + b - zero * columns[index:index + lanes]``, all of them int32."""
+    if not (isinstance(a, IntegersType) and isinstance(b, IntegersType) and _is_pointer(columns)):
+        return None
+    result = VectorType(a.width)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = sig.args[0].ir
+        address = builder.gep(args[2], [args[3]])
+        sums = builder.load(builder.bitcast(address, kind.as_pointer()))
+        sums.align = 4
+        zero_point = _splat(builder, sig.args[0].width, builder.trunc(args[4], _I32))
+        both = builder.add(args[0], args[1])
+        exact = builder.sub(both, builder.mul(zero_point, sums))
+        return builder.sitofp(exact, result.ir)
+
+    return result(a, b, columns, types.intp, types.int64), codegen
+
+
+@operation
+def store_bytes(typing_context: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write whole numbers from 0 to 255, lane by lane, as bytes."""
+    if not (_is_pointer(pointer) and isinstance(value, VectorType)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        width = sig.args[2].width
+        whole = builder.fptosi(args[2], ir.VectorType(_I32, width))
+        small = builder.trunc(whole, ir.VectorType(ir.IntType(8), width))
+        address = builder.gep(args[0], [args[1]])
+        instruction = builder.store(small, builder.bitcast(address, small.type.as_pointer()))
+        instruction.align = 1
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, value), codegen
 
 
 def _unary(name: str) -> Any:
@@ -542,6 +667,7 @@ def _reinterpreted(dtype: Any) -> Any:
 # The same address, read as another type.
 as_floats = _reinterpreted(types.float32)
 as_ints = _reinterpreted(types.int32)
+as_bytes = _reinterpreted(types.uint8)
 
 
 def host_description() -> str:

@@ -1,0 +1,439 @@
+"""Quantised operators: numbers in bytes, and what is made of them.
+
+Bytes travel as float32 values that hold whole numbers. Products of bytes are exact, with kernels of
+bytes where the weights are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....graph import Value
+from ....ops.activations import Hardtanh
+from ....ops.arithmetic import Div, Scale
+from ....ops.cell import reorder
+from ....ops.concat import concat
+from ....ops.dynamic_quantize import DynamicQuantize
+from ....ops.int8_lstm import Int8LSTMStep
+from ....ops.integer_linear import IntegerLinear
+from ....ops.linear import Linear
+from ....ops.lstm import LSTMCell
+from ....ops.mathematics import Round
+from ....ops.op import Op
+from ....ops.rearrange import Slice
+from ....ops.reduce import Sum
+from ..node import (
+    OPERATORS,
+    Array,
+    Handler,
+    Known,
+    Tensor,
+    Timed,
+    Unsupported,
+    axis_of,
+    known,
+    nothing,
+    operator,
+    over_time,
+    reshaped,
+    symbol,
+    with_weights,
+)
+from .recurrent import MAX_FRAMES_A_CALL
+
+RANGES = {
+    np.dtype(np.uint8): (0, 255),
+    np.dtype(np.int8): (-128, 127),
+    np.dtype(np.uint16): (0, 65535),
+    np.dtype(np.int16): (-32768, 32767),
+}
+"""Kinds of quantised numbers, and what they hold."""
+
+
+def whole_range(a: Known, n: int, x: Tensor, *args: Tensor) -> Tensor:
+    """Refuse an operator over frames that takes a range from all of them."""
+    raise Unsupported(
+        "the range of its input is taken from all frames of a call, so that one frame after "
+        "another is another function; to run it so, give the shape of one frame, with 1 for its "
+        "time axis, in `shapes`"
+    )
+
+
+# One number after another -----------------------------------------------------------------------
+
+
+@operator("DynamicQuantizeLinear")
+def dynamic_quantize(a: Known, n: int, x: Value) -> Tensor:
+    q, scale, zero = _in_its_range(x)
+    return reshaped(q, x.shape), scale, zero
+
+
+over_time("DynamicQuantizeLinear")(whole_range)
+
+
+def _in_its_range(x: Value) -> tuple[Value, Value, Value]:
+    """Return the bytes of a value, flat, their scale and their zero point."""
+    both = DynamicQuantize()(x)
+    return both[: x.size], reshaped(both[x.size :][:1], ()), reshaped(both[x.size + 1 :], ())
+
+
+def _kind(dtype: Any) -> tuple[int, int]:
+    kind = np.dtype(dtype)
+    if kind not in RANGES:
+        raise Unsupported(f"numbers of {kind} are not supported, only {list(map(str, RANGES))}")
+    return RANGES[kind]
+
+
+def _along(array: Array, axis: int, rank: int) -> Array:
+    """Return numbers of one axis, or one for all, so that they broadcast against a tensor."""
+    if array.size == 1:
+        return array.reshape(())
+    if array.ndim != 1:
+        raise Unsupported(f"scales of shape {array.shape}: blocks are not supported")
+    return array.reshape(-1, *(1,) * (rank - 1 - axis))
+
+
+def _broadcast(x: Value, array: Array) -> Value:
+    return symbol(np.broadcast_to(np.asarray(array, np.float32), x.shape), x)
+
+
+def rounded(x: Value, scale: Array, zero: Array, low: int, high: int) -> Value:
+    """Return ``clip(round(x / scale) + zero, low, high)``."""
+    whole = Round()(Div()(x, _broadcast(x, scale)))
+    shifted = whole + _broadcast(x, zero) if zero.any() else whole
+    return Hardtanh(float(low), float(high))(shifted)
+
+
+def dequantized(q: Value, scale: Array, zero: Array) -> Value:
+    """Return ``(q - zero) * scale``."""
+    centred = q - _broadcast(q, zero) if zero.any() else q
+    return Scale(float(scale))(centred) if scale.size == 1 else centred * _broadcast(q, scale)
+
+
+def _levels(a: Known, x: Value, scale: Tensor, zero: Tensor, standard: Any) -> tuple[Array, Array]:
+    """Return scale and zero point of a node, so that they broadcast against x."""
+    a.only("block_size", 0)
+    axis = a.get("axis", 1)
+    s = known(scale, "the scale")
+    z = np.zeros(s.shape, standard) if zero is None else known(zero, "the zero point")
+    if s.dtype != np.float32 or s.size != z.size or not (s > 0).all():
+        raise Unsupported(f"scales {s.dtype} {s.shape} with zero points {z.shape}")
+    at = axis_of(axis, x) if s.size > 1 else 0
+    return _along(s, at, len(x.shape)), _along(z, at, len(x.shape))
+
+
+@operator("QuantizeLinear", mixes=nothing)
+def quantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> Tensor:
+    a.only("precision", 0)
+    a.only("output_dtype", 0, 2, 3, 4, 5)
+    a.get("saturate", 1)
+    kind = np.uint8 if zero is None else known(zero, "the zero point").dtype
+    s, z = _levels(a, x, scale, zero, kind)
+    return rounded(symbol(x), s, z.astype(np.float32), *_kind(kind))
+
+
+@operator("DequantizeLinear", mixes=nothing)
+def dequantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> Tensor:
+    a.only("output_dtype", 0, 1)
+    s, z = _levels(a, x, scale, zero, np.uint8)
+    _kind(z.dtype)
+    return dequantized(x, s, z.astype(np.float32))
+
+
+# Products ---------------------------------------------------------------------------------------
+
+
+def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Value:
+    """Return the sums of ``(x - x_zero) * (w - w_zero)``, whole numbers."""
+    weight = known(w, "the right factor")
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[:1]:
+        raise Unsupported(f"factors of shapes {x.shape} and {weight.shape} are not supported")
+    small = weight.astype(np.int32)
+    level = np.zeros(1, np.int32) if w_zero is None else known(w_zero, "its zero point")
+    level = np.asarray(level, np.int32).reshape(-1)
+    if level.size not in (1, weight.shape[1]):
+        raise Unsupported(f"{level.size} zero points for {weight.shape[1]} columns")
+    if weight.dtype == np.uint8:
+        small, level = small - 128, level - 128
+    elif weight.dtype != np.int8:
+        raise Unsupported(f"weights of {weight.dtype} are not supported, only int8 and uint8")
+    K, O = weight.shape
+    zero, signed = x_zero, False
+    if not isinstance(x_zero, Value):
+        fixed = np.zeros((), np.float32) if x_zero is None else np.asarray(x_zero)
+        if fixed.size != 1:
+            raise Unsupported(f"{fixed.size} zero points of the left factor, expected one")
+        signed = fixed.dtype == np.int8
+        zero = symbol(fixed.reshape(()).astype(np.float32), x)
+    zero = reshaped(zero, ())
+    if x_zero is None:  # nothing says whether they are int8 or uint8
+        made = with_weights(Linear(K, O, bias=False), weight=small.T.astype(np.float32))(x)
+    else:
+        op = IntegerLinear(K, O, signed)
+        made = with_weights(op, weight_int8=small.T.astype(np.float32))(x, zero)
+    if level.any():
+        rest = Sum(-1, keepdims=True)(x - zero) * _broadcast(made, level)
+        made = made - rest
+    return made
+
+
+@operator("MatMulInteger")
+def matmul_integer(
+    a: Known, n: int, x: Value, w: Tensor, x_zero: Tensor = None, w_zero: Tensor = None
+) -> Tensor:
+    return integer_product(symbol(x), w, x_zero, w_zero)
+
+
+@over_time("MatMulInteger")
+def matmul_integer_of_frames(a: Known, n: int, x: Tensor, w: Tensor, *zeros: Tensor) -> Tensor:
+    if not isinstance(x, Timed) or any(isinstance(z, (Timed, Value)) for z in zeros):
+        raise Unsupported("a zero point that differs from frame to frame")
+    if x.axis == len(x.shape) - 1:
+        raise Unsupported("its sums run over the frames of a sequence")
+    return Timed(matmul_integer(a, n, x.value, w, *zeros), x.axis, x.length)
+
+
+def _scaled(y: Value, x_scale: Tensor, w_scale: Tensor, bias: Tensor) -> Value:
+    """Return ``y * (x_scale * w_scale) + bias``."""
+    factor = known(w_scale, "the weights' scale").astype(np.float32).reshape(-1)
+    scales = _broadcast(y, factor)
+    if isinstance(x_scale, Value):
+        scales = scales * reshaped(x_scale, ())
+    else:
+        scales = scales * float(np.asarray(x_scale).item())
+    made = y * scales
+    return made if bias is None else made + _broadcast(made, known(bias, "the bias"))
+
+
+@operator("com.microsoft.MatMulIntegerToFloat")
+def matmul_integer_to_float(
+    a: Known,
+    n: int,
+    x: Value,
+    w: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    x_zero: Tensor = None,
+    w_zero: Tensor = None,
+    bias: Tensor = None,
+) -> Tensor:
+    return _scaled(integer_product(x, w, x_zero, w_zero), x_scale, w_scale, bias)
+
+
+@operator("com.microsoft.DynamicQuantizeMatMul")
+def dynamic_quantize_matmul(
+    a: Known,
+    n: int,
+    x: Value,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor = None,
+    bias: Tensor = None,
+) -> Tensor:
+    q, scale, zero = _in_its_range(x)
+    made = integer_product(reshaped(q, x.shape), w, zero, w_zero)
+    return _scaled(made, scale, w_scale, bias)
+
+
+over_time("com.microsoft.DynamicQuantizeMatMul")(whole_range)
+
+
+def _requantized(y: Value, factor: Array, zero: Tensor) -> Value:
+    """Return sums as bytes: ``clip(round(y * factor) + zero)``."""
+    point = known(zero, "the zero point of the result")
+    low, high = _kind(point.dtype)
+    whole = Round()(y * _broadcast(y, factor)) + float(point.item())
+    return Hardtanh(float(low), float(high))(whole)
+
+
+@operator("QLinearMatMul")
+def qlinear_matmul(
+    a: Known,
+    n: int,
+    x: Value,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+) -> Tensor:
+    scales = [known(s, "the scales").astype(np.float32) for s in (x_scale, w_scale, y_scale)]
+    sums = integer_product(symbol(x), w, known(x_zero, "the zero point"), w_zero)
+    return _requantized(sums, scales[0] * scales[1].reshape(-1) / scales[2], y_zero)
+
+
+def _integer_conv(a: Known, x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Value:
+    """Return the convolution of ``x - x_zero`` with ``w - w_zero``, exact below 2**24."""
+    weight = known(w, "the weight").astype(np.float32)
+    if w_zero is not None:
+        level = known(w_zero, "the weights' zero point").astype(np.float32)
+        weight = weight - level.reshape(-1, *(1,) * (weight.ndim - 1))
+    if math.prod(weight.shape[1:]) * 255 * 255 >= 1 << 24:
+        raise Unsupported(f"sums over {math.prod(weight.shape[1:])} bytes are not exact")
+    if isinstance(x_zero, Value):
+        x = x - reshaped(x_zero, ())
+    elif x_zero is not None:
+        x = x - float(np.asarray(x_zero).item())
+    made: Value = OPERATORS["Conv"].handler(a, 1, x, weight)
+    return made
+
+
+@operator("ConvInteger")
+def conv_integer(
+    a: Known, n: int, x: Value, w: Tensor, x_zero: Tensor = None, w_zero: Tensor = None
+) -> Tensor:
+    return _integer_conv(a, symbol(x), w, x_zero, w_zero)
+
+
+@operator("QLinearConv")
+def qlinear_conv(
+    a: Known,
+    n: int,
+    x: Value,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+    bias: Tensor = None,
+) -> Tensor:
+    scales = [known(s, "the scales").astype(np.float32) for s in (x_scale, w_scale, y_scale)]
+    sums = _integer_conv(a, symbol(x), w, x_zero, w_zero)
+    tail = (1,) * (len(sums.shape) - 2)
+    if bias is not None:
+        added = known(bias, "the bias").astype(np.float32).reshape(-1, *tail)
+        sums = sums + _broadcast(sums, added)
+    factor = scales[0] * scales[1].reshape(-1, *tail) / scales[2]
+    return _requantized(sums, factor, y_zero)
+
+
+def _between_bytes(make: Any, inputs: int) -> Handler:
+    """Return the handler of an operator on bytes: dequantise, compute, quantise."""
+
+    def handler(a: Known, n: int, *args: Tensor) -> Tensor:
+        levels = [known(t, "scales and zero points") for i, t in enumerate(args) if i % 3]
+        values = [
+            dequantized(symbol(x), np.float32(s.item()), z.astype(np.float32))
+            for x, s, z in zip(args[0::3], levels[0::2], levels[1::2], strict=False)
+        ]
+        scale, zero = levels[2 * inputs :]
+        made = make(*values[:inputs])
+        return rounded(made, scale, zero.astype(np.float32), *_kind(zero.dtype))
+
+    return handler
+
+
+# LSTM -------------------------------------------------------------------------------------------
+
+
+def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
+    """Return weights (1, inputs, 4H) as int8 rows (4H, inputs), gates in our order."""
+    w = known(weights, what)
+    level = 0 if zero is None else np.unique(known(zero, f"{what}_zero_point"))
+    fits = w.dtype == np.int8 and not np.any(level)
+    shifted = w.dtype == np.uint8 and np.all(np.asarray(level) == 128)
+    if not (fits or shifted) or w.ndim != 3:
+        raise Unsupported(
+            f"{what} of {w.dtype} {w.shape} with the zero point {level}: supported are int8 with 0 "
+            f"and uint8 with 128"
+        )
+    rows = (w[0].astype(np.int32) - (128 if shifted else 0)).T
+    return reorder(rows.astype(np.float32), LSTMCell.layouts["onnx"], LSTMCell.gates)
+
+
+def _step_of(a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor]) -> Op:
+    """Return the node's step, its weights checked."""
+    w_scale, w_zero, r_scale, r_zero = levels
+    rows = _int8(w[0], w_zero, "W"), _int8(w[1], r_zero, "R")
+    H = rows[1].shape[1]
+    a.only("hidden_size", H)
+    a.only("clip", 0.0)
+    a.only("input_forget", 0)
+    a.only("layout", 0)
+    usual = ["sigmoid", "tanh", "tanh"]
+    given = a.get("activations", None) or usual
+    names = [(g.decode() if isinstance(g, bytes) else g).lower() for g in given]
+    if names != usual or a.get("activation_alpha", []) or a.get("activation_beta", []):
+        raise Unsupported(f"activations {names} are not supported, only {usual}")
+    both = np.zeros((1, 8 * H), np.float32) if b is None else known(b, "B")
+    if both.shape != (1, 8 * H) or rows[0].shape[0] != 4 * H or rows[1].shape[0] != 4 * H:
+        raise Unsupported(f"shapes {[r.shape for r in rows]} of W and R and {both.shape} of B")
+    order, wanted = LSTMCell.layouts["onnx"], LSTMCell.gates
+
+    def scales(tensor: Tensor) -> Array:
+        s = np.broadcast_to(known(tensor, "the scales").astype(np.float32).reshape(-1), 4 * H)
+        return reorder(s, order, wanted)
+
+    return with_weights(
+        Int8LSTMStep(rows[0].shape[1], H),
+        weight_ih_int8=rows[0],
+        weight_hh_int8=rows[1],
+        scale_ih=scales(w_scale),
+        scale_hh=scales(r_scale),
+        bias=reorder(both[0, : 4 * H] + both[0, 4 * H :], order, wanted),
+    )
+
+
+@operator("com.microsoft.DynamicQuantizeLSTM")
+def dynamic_quantize_lstm(
+    a: Known,
+    n: int,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor = None,
+    lengths: Tensor = None,
+    h: Tensor = None,
+    c: Tensor = None,
+    peepholes: Tensor = None,
+    *levels: Tensor,
+) -> Tensor:
+    direction = a.get("direction", "forward")
+    if direction != "forward":
+        raise Unsupported(
+            f"direction={direction!r}: the backward direction begins at the last frame, which in a "
+            f"stream has not come"
+        )
+    if isinstance(x, Timed):
+        whole_range(a, n, x)
+    if lengths is not None or peepholes is not None:
+        raise Unsupported("sequence_lens and peepholes are not supported")
+    T, B, I = x.shape
+    if B != 1 or T > MAX_FRAMES_A_CALL:
+        raise Unsupported(
+            f"{B} sequences of {T} frames in every call: one of at most {MAX_FRAMES_A_CALL} can be"
+        )
+    step: Any = _step_of(a, (w, r), b, levels)
+    H, own = step.hidden_size, T == 1 and not isinstance(h, Value) and not isinstance(c, Value)
+    begins = [np.zeros((1, 1, H), np.float32) if s is None else s for s in (h, c)]
+    if any(s.shape != (1, 1, H) for s in begins):
+        raise Unsupported(f"initial states of shapes {[s.shape for s in begins]}")
+    names = ("h", "c")
+    states = [
+        a.state(name, np.reshape(s, H), x) if own else reshaped(symbol(s, x), (H,))
+        for name, s in zip(names, begins, strict=True)
+    ]
+    first, both, outputs = list(states), DynamicQuantize()(x), []
+    for t in range(T):
+        frame = both
+        if T > 1:
+            frame = concat(both[t * I : (t + 1) * I], Slice(T * I, T * I + 2)(both))
+        new = step(frame, *states)
+        states = [new[:H], new[H:]]
+        outputs.append(reshaped(states[0], (1, 1, 1, H)))
+    if own:
+        for before, after in zip(first, states, strict=True):
+            a.keep(before, after)
+    last = (reshaped(s, (1, 1, H)) for s in states)
+    return (concat(*outputs, axis=0) if T > 1 else outputs[0], *last)
+
+
+over_time("com.microsoft.DynamicQuantizeLSTM")(dynamic_quantize_lstm)

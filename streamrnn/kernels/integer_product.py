@@ -1,0 +1,184 @@
+"""Products of bytes: activations in uint8, weights in int8, exact sums in int32.
+
+``integer_affine`` computes for every output o::
+
+    y[o] = start[o] + (scale * scales[o]) * sum over k of  w[o, k] * (q[k] - zero)
+
+with the sum in exact integers, so that no order of it matters. ``sum w q`` is made of bytes and
+``zero * sum w`` is taken off at the end. Sums are int32 and cannot overflow below 65,793 inputs,
+2**31 / (255 * 128).
+
+Weights are packed by :func:`pack_bytes` as
+``[group of blocks][k / 4][block in the group][lane][4]`` with groups of 4, then 2, then 1 blocks of
+``lanes`` outputs, and K and the outputs padded by zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .product import _groups
+from .simd import (
+    as_bytes,
+    as_ints,
+    at,
+    dot4,
+    lanes,
+    load,
+    no_sum,
+    prefetch,
+    splat,
+    store,
+    store_bytes,
+    vmax,
+    vmin,
+    vround,
+    without_zero,
+)
+from .tape import helper
+
+__all__ = ["MAX_INPUTS", "integer_affine", "pack_bytes", "quantize", "value_range"]
+
+MAX_INPUTS = 65_000
+
+
+def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float32]:
+    """Pack a weight int8 [shape=(O, K)] for vectors of ``width`` lanes; the bytes as float32."""
+    outputs, inputs = weight.shape
+    blocks, quads = -(-outputs // width), -(-inputs // 4)
+    padded = np.zeros((blocks * width, quads * 4), np.int8)
+    padded[:outputs, :inputs] = weight
+    by_block = padded.reshape(blocks, width, quads, 4)
+    parts = [by_block[first : first + n].transpose(2, 0, 1, 3) for first, n in _groups(blocks)]
+    flat = np.concatenate([np.ascontiguousarray(part).reshape(-1) for part in parts])
+    return np.asarray(flat.view(np.float32))
+
+
+AHEAD = 4096
+"""Bytes by which weights are asked for before they are needed, see ``product.AHEAD``."""
+
+
+@helper
+def value_range(x: Any, n: int, spare: Any) -> Any:
+    """Return scale and zero point with which ``x[:n]`` fits into uint8, zero included exactly.
+
+    Operator DynamicQuantizeLinear of ONNX: ``scale = (max(x, 0) - min(x, 0)) / 255`` and
+    ``zero = round(-min(x, 0) / scale)``; a scale of 1 where all is zero, as onnxruntime has it.
+    ``spare`` has room for two vectors.
+    """
+    L = lanes()
+    whole = n - n % L
+    lows, highs = splat(0.0), splat(0.0)
+    for i in range(0, whole, L):
+        lows, highs = vmin(load(x, i), lows), vmax(load(x, i), highs)
+    store(spare, 0, lows)
+    store(spare, L, highs)
+    low = high = np.float32(0.0)
+    for i in range(L):
+        low, high = min(low, spare[i]), max(high, spare[L + i])
+    for i in range(whole, n):
+        low, high = min(low, x[i]), max(high, x[i])
+    scale = (high - low) / np.float32(255.0)
+    if low == high:
+        scale = np.float32(1.0)
+    zero = np.float32(np.rint(min(max(-low / scale, np.float32(0.0)), np.float32(255.0))))
+    return scale, zero
+
+
+@helper
+def quantize(x: Any, n: int, scale: Any, zero: Any, q: Any) -> None:
+    """``q[i] = clip(round(x[i] / scale) + zero, 0, 255)`` as bytes, in whole vectors."""
+    divisor, offset = splat(scale), splat(zero)
+    for i in range(0, n, lanes()):
+        whole = vround(load(x, i) / divisor) + offset
+        store_bytes(q, i, vmax(vmin(whole, splat(255.0)), splat(0.0)))
+
+
+@helper
+def finish(
+    a: Any,
+    b: Any,
+    sums: Any,
+    o: int,
+    zero: int,
+    factor: Any,
+    scales: Any,
+    start: Any,
+    y: Any,
+) -> None:
+    """Store ``start + factor * scales * (a + b - zero * sums)`` for one vector of outputs."""
+    exact = without_zero(a, b, sums, o, zero)
+    store(y, o, load(start, o) + exact * (factor * load(scales, o)))
+
+
+@helper
+def integer_affine(
+    q: Any,
+    K: int,
+    zero: int,
+    scale: Any,
+    w: Any,
+    columns: Any,
+    scales: Any,
+    start: Any,
+    y: Any,
+    O: int,
+) -> None:
+    """Multiply one frame of bytes by a packed weight; see the module's text.
+
+    Parameters
+    ----------
+    q, K
+        Bytes of the frame; up to a multiple of 4 any may follow, their weights are zero.
+    zero, scale
+        Zero point and scale of the bytes.
+    w, columns, scales
+        Packed weights, and for each output the sum of its weights (int32) and their scale.
+    start, y, O
+        What the results are added to (it may be `y`), the results in whole vectors, their number.
+    """
+    L = lanes()
+    quads, blocks = (K + 3) // 4, (O + L - 1) // L
+    weights, sums, factor = as_bytes(w), as_ints(columns), splat(scale)
+    first = 0
+    while first < blocks:
+        left = blocks - first
+        width = 4 if left >= 4 else 2 if left >= 2 else 1
+        group, o = at(weights, first * quads * 4 * L), first * L
+        i = 0
+        if width == 4:
+            a0 = a1 = a2 = a3 = no_sum()
+            b0 = b1 = b2 = b3 = no_sum()
+            k = 0
+            while k + 2 <= quads:
+                for line in range(0, 32 * L, 64):
+                    prefetch(group, i + AHEAD + line)
+                a0 = dot4(a0, group, i, q, 4 * k)
+                a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+                a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+                a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
+                b0 = dot4(b0, group, i + 16 * L, q, 4 * k + 4)
+                b1 = dot4(b1, group, i + 20 * L, q, 4 * k + 4)
+                b2 = dot4(b2, group, i + 24 * L, q, 4 * k + 4)
+                b3 = dot4(b3, group, i + 28 * L, q, 4 * k + 4)
+                i += 32 * L
+                k += 2
+            if k < quads:
+                a0 = dot4(a0, group, i, q, 4 * k)
+                a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+                a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+                a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
+            finish(a0, b0, sums, o, zero, factor, scales, start, y)
+            finish(a1, b1, sums, o + L, zero, factor, scales, start, y)
+            finish(a2, b2, sums, o + 2 * L, zero, factor, scales, start, y)
+            finish(a3, b3, sums, o + 3 * L, zero, factor, scales, start, y)
+        else:
+            for b in range(width):
+                total = no_sum()
+                for k in range(quads):
+                    total = dot4(total, group, (k * width + b) * 4 * L, q, 4 * k)
+                finish(total, no_sum(), sums, o + b * L, zero, factor, scales, start, y)
+        first += width

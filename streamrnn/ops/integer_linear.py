@@ -1,0 +1,164 @@
+r"""Product of whole numbers: operator MatMulInteger of ONNX with weights that are known.
+
+``y[o] = sum over k of W[o, k] * (q[k] - zero)``, exact: bytes times bytes, summed in int32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, GraphError
+from ..graph import Shape, shown
+from ..kernels.integer_product import MAX_INPUTS, integer_affine, pack_bytes
+from ..kernels.simd import as_bytes, at, lanes, load, store_bytes
+from ..kernels.tape import Frames, Number, Scratch, Size, Weights, copy, kernel
+from .dynamic_quantize import each_frame
+from .op import Array, Arrays, Op
+
+if TYPE_CHECKING:
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["IntegerLinear", "integer_weights", "no_int8"]
+
+
+@kernel
+def integer_linear(
+    T: Frames,
+    q: Scratch,
+    q_step: Size,
+    zero: Scratch,
+    zero_step: Size,
+    y: Scratch,
+    y_step: Size,
+    bytes_: Scratch,
+    padded: Scratch,
+    w: Weights,
+    columns: Weights,
+    scales: Weights,
+    start: Weights,
+    rows: Size,
+    I: Size,
+    O: Size,
+    offset: Number,
+) -> None:
+    """A frame is ``rows`` rows of I whole numbers from -offset to 255 - offset."""
+    small = as_bytes(bytes_)
+    for t in range(T):
+        point = int(zero[t * zero_step] + offset)
+        for r in range(rows):
+            row = at(q, t * q_step + r * I)
+            for i in range(0, I, lanes()):
+                store_bytes(small, i, load(row, i) + offset)
+            integer_affine(small, I, point, np.float32(1.0), w, columns, scales, start, padded, O)
+            copy(O, padded, at(y, t * y_step + r * O))
+
+
+def no_int8(weight: Array) -> str:
+    """Return what keeps a weight from being int8, or nothing."""
+    whole = (weight == np.rint(weight)).all() and (np.abs(weight + 0.5) <= 127.5).all()
+    return "" if whole else "holds numbers that are no whole ones from -128 to 127"
+
+
+def integer_weights(tape: Lowering, weight: Array, gates: int = 1) -> dict[str, Any]:
+    """Store an int8 weight (gates * O, K) for ``integer_affine``; return its operands."""
+    padded = tape.pad_gates(weight, gates).astype(np.int8)
+    sums = padded.astype(np.int32).sum(axis=1, dtype=np.int32)
+    return {
+        "w": tape.weight(pack_bytes(padded, tape.lanes)),
+        "columns": tape.weight(sums.view(np.float32)),
+    }
+
+
+@dataclass(eq=False)
+class IntegerLinear(Op):
+    """Whole numbers times int8 weights, exactly; see the module's text.
+
+    Reads ``q`` float32 [shape=(…, I)], whole numbers from 0 to 255 (-128 to 127 if `signed`), and
+    their zero point, float32 [shape=()]. Outputs are float32 [shape=(…, O)], whole numbers; above
+    2**24 they are rounded. Weight: ``weight_int8`` (O, I), whole numbers from -128 to 127.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I, at most 65,000, and O.
+    signed : bool
+        Whether the numbers are int8 instead of uint8.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is out of range.
+    """
+
+    in_features: int
+    out_features: int
+    signed: bool = False
+
+    def check(self) -> None:
+        self.at_least(in_features=1, out_features=1)
+        if self.in_features > MAX_INPUTS:
+            raise ConfigError(
+                f"IntegerLinear: `in_features` must be at most {MAX_INPUTS}, got "
+                f"{self.in_features}: sums in int32 could overflow"
+            )
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight_int8": (self.out_features, self.in_features)}
+
+    def refuses(self, name: str, weight: Array) -> str:
+        return no_int8(weight)
+
+    def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
+        return rng.integers(-127, 128, shape).astype(np.float32)
+
+    def input_shapes(self) -> tuple[Shape, ...]:
+        return ((self.in_features,), ())
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 2 or shapes[0][-1:] != (self.in_features,) or shapes[1] != ():
+            raise GraphError(
+                f"{self!r} expects frames of shapes (…, {self.in_features}) and (), got "
+                f"{shown(shapes)}"
+            )
+        return (*shapes[0][:-1], self.out_features)
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        return np.asarray((xs[0] - xs[1]) @ weights["weight_int8"].T)
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, I, O = tape.output(), self.in_features, self.out_features
+        P = tape.padded(O)
+        tape.emit(
+            integer_linear,
+            q=xs[0],
+            zero=xs[1],
+            y=y,
+            bytes_=tape.temporary(0, fixed=tape.padded(I) // 4 + tape.lanes),
+            padded=tape.temporary(0, fixed=P),
+            scales=tape.weight(np.ones(P)),
+            start=tape.weight(np.zeros(P)),
+            rows=xs[0].size // I,
+            I=I,
+            O=O,
+            offset=128.0 if self.signed else 0.0,
+            **integer_weights(tape, self.weights["weight_int8"]),
+        )
+        return y
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        kind = 3 if self.signed else 2  # int8, uint8
+        weight = g.constant(self.weights["weight_int8"].T.astype(np.int8), "weight")
+
+        def write(q: str, zero: str) -> str:
+            point = g.op("Cast", g.op("Reshape", zero, g.constant(np.zeros(0, np.int64))), to=kind)
+            return g.op(
+                "Cast", g.op("MatMulInteger", g.op("Cast", q, to=kind), weight, point), to=1
+            )
+
+        return each_frame(g, xs, write)
