@@ -414,6 +414,18 @@ _HUGE_OPS: dict[str, tuple[list[int], str, dict[str, Any]]] = {
         "FrameConv1d",
         {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding": HUGE},
     ),
+    "a padding of planes": (
+        [1, 5, 5],
+        "FrameConv2d",
+        {"in_channels": 1, "out_channels": 1, "kernel_size": [1, 1], "padding": [HUGE, 0]},
+    ),
+    "a kernel of planes": (
+        [1, 5, 5],
+        "FrameConv2d",
+        {"in_channels": 1, "out_channels": 1, "kernel_size": [HUGE, HUGE], "padding": [5, 5]},
+    ),
+    "a window": ([5], "Recent", {"taps": HUGE}),
+    "a window with gaps": ([5], "Recent", {"taps": 2, "dilation": HUGE}),
     "a table": ([], "Embedding", {"num_embeddings": HUGE, "embedding_dim": 3}),
     "vectors in a table": ([], "Embedding", {"num_embeddings": 3, "embedding_dim": HUGE}),
     "a norm": ([5], "LayerNorm", {"normalized_shape": [HUGE], "elementwise_affine": False}),
