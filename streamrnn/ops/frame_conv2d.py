@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import MAX_FRAME, Shape, shown
 from ..kernels.product import affine
-from ..kernels.simd import as_ints, at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, Weights, helper, kernel
+from ..kernels.simd import as_ints, at, fma, lanes, load, splat, store
+from ..kernels.tape import Frames, Scratch, Size, Weights, copy, helper, kernel
 from .conv1d import check_convolution, pack_groups
 from .frame_conv1d import seen
 from .op import Array, Arrays, Op, uniform
@@ -29,13 +29,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameConv2d"]
 
-# What both kernels find in their table of sizes, by index. "Outer" and "inner" are the two axes:
-# inner is the one with more outputs, which are computed side by side.
+# There are three kernels. In the first, the lanes of a vector are positions of the inner axis: the
+# frame stays as it lies, and nothing is wasted where that axis is long. In the others they are
+# channels, for which the frame is turned: those of the output, or of both where each has a filter
+# of its own. ``_cheapest`` says which.
+#
+# What they find in their table of sizes, by index. "Outer" and "inner" are the two axes: inner is
+# the one with more outputs.
 #  0  1  positions of the frame (outer, inner)       2  3  floats from one to the next
 #  4  5  outputs                                     6  7  floats from one to the next
 #  8  9  taps    10 11  dilation    12 13  stride
 # 14 15  positions of the window    16 17  zeros before the frame in it
 # 18 19  positions of the frame that are skipped     20  floats of a packed row of weights
+# In the first kernel, 20 is the length of a phase (every stride-th position of a row), and behind
+# it come the taps: where in the window each begins.
 
 
 @helper
@@ -63,6 +70,180 @@ def collect(sums: Pointer, sums_step: int, result: Pointer, O: int, s: Pointer) 
         plane = at(result, o * s[4] * s[5])
         for q in range(s[5]):
             plane[q * s[7]] = sums[q * sums_step + o]
+
+
+@helper
+def lay_out(frame: Pointer, window: Pointer, C: int, s: Pointer) -> None:
+    """Copy a frame (C, outer, inner) with its padding, each row as its phases."""
+    stride, phase = s[13], s[20]
+    row = stride * phase
+    plane = s[14] * row
+    top, left, skip_top, skip_left = s[16], s[17], s[18], s[19]
+    stop, end = min(s[14], top + s[0] - skip_top), min(s[15], left + s[1] - skip_left)
+    hop = s[10] if s[4] == 1 else 1  # rows that no tap meets are left out
+    if top or left or stop < s[14] or end < s[15]:
+        for i in range(C * plane):
+            window[i] = 0.0
+    for c in range(C):
+        for p in range(-(-top // hop) * hop, stop, hop):
+            source = at(frame, c * s[0] * s[1] + (p - top + skip_top) * s[2] + skip_left * s[3])
+            target = at(window, c * plane + p * row)
+            if stride == 1 and s[3] == 1:
+                copy(end - left, source, at(target, left))
+                continue
+            for r in range(stride):
+                q = left + (r - left) % stride
+                to, begin = at(target, r * phase + q // stride), at(source, (q - left) * s[3])
+                count = (end - q + stride - 1) // stride
+                if stride * s[3] == 2:  # a constant step is what a compiler makes vectors of
+                    for i in range(count):
+                        to[i] = begin[2 * i]
+                else:
+                    for i in range(count):
+                        to[i] = begin[i * stride * s[3]]
+
+
+@helper
+def put(total: Any, y: Pointer, step: int, count: int, rest: Pointer) -> None:
+    """Write a vector's first `count` numbers, or all."""
+    if step == 1 and count >= lanes():
+        store(y, 0, total)
+    else:
+        store(rest, 0, total)
+        for i in range(min(count, lanes())):
+            y[i * step] = rest[i]
+
+
+@helper
+def one_by_one(
+    x: Pointer, plane: int, C: int, taps: int, where: Pointer, w: Pointer, start: Any
+) -> Any:
+    """One vector of positions of one output."""
+    a, k = splat(start), 0
+    for c in range(C):
+        channel = at(x, c * plane)
+        for tap in range(taps):
+            a = fma(splat(w[k]), load(channel, where[tap]), a)
+            k += 1
+    return a
+
+
+@helper
+def four_by_two(
+    x: Pointer,
+    plane: int,
+    C: int,
+    taps: int,
+    where: Pointer,
+    w: Pointer,
+    bias: Pointer,
+    y: Pointer,
+    y_channel: int,
+    step: int,
+    count: int,
+    rest: Pointer,
+) -> None:
+    """Two vectors of positions of four outputs; the second may lie beyond the end."""
+    L = lanes()
+    a0, a1, a2, a3 = splat(bias[0]), splat(bias[1]), splat(bias[2]), splat(bias[3])
+    b0, b1, b2, b3 = a0, a1, a2, a3
+    k = 0
+    if count > L:
+        for c in range(C):
+            channel = at(x, c * plane)
+            for tap in range(taps):
+                first, second = load(channel, where[tap]), load(channel, where[tap] + L)
+                w0, w1, w2, w3 = splat(w[k]), splat(w[k + 1]), splat(w[k + 2]), splat(w[k + 3])
+                a0, b0 = fma(w0, first, a0), fma(w0, second, b0)
+                a1, b1 = fma(w1, first, a1), fma(w1, second, b1)
+                a2, b2 = fma(w2, first, a2), fma(w2, second, b2)
+                a3, b3 = fma(w3, first, a3), fma(w3, second, b3)
+                k += 4
+        put(b0, at(y, L * step), step, count - L, rest)
+        put(b1, at(y, y_channel + L * step), step, count - L, rest)
+        put(b2, at(y, 2 * y_channel + L * step), step, count - L, rest)
+        put(b3, at(y, 3 * y_channel + L * step), step, count - L, rest)
+    else:
+        for c in range(C):
+            channel = at(x, c * plane)
+            for tap in range(taps):
+                first = load(channel, where[tap])
+                a0 = fma(splat(w[k]), first, a0)
+                a1 = fma(splat(w[k + 1]), first, a1)
+                a2 = fma(splat(w[k + 2]), first, a2)
+                a3 = fma(splat(w[k + 3]), first, a3)
+                k += 4
+    put(a0, y, step, count, rest)
+    put(a1, at(y, y_channel), step, count, rest)
+    put(a2, at(y, 2 * y_channel), step, count, rest)
+    put(a3, at(y, 3 * y_channel), step, count, rest)
+
+
+@kernel
+def frame_conv2d_rows(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    window: Scratch,
+    rest: Scratch,
+    w: Weights,
+    bias: Weights,
+    sizes: Weights,
+    N: Size,
+    C: Size,
+    O: Size,
+    groups: Size,
+    copied: Size,
+) -> None:
+    """The lanes of a vector are positions. Weights: four outputs side by side, the rest one by one.
+
+    Without padding and stride there is no window: the frame is read where it lies.
+    """
+    s = as_ints(sizes)
+    where = at(s, 21)
+    width, out, taps, L = C // groups, O // groups, s[8] * s[9], lanes()
+    row = s[13] * s[20]
+    plane = s[14] * row
+    y_channel = s[4] * s[5]
+    for t in range(T):
+        for n in range(N):
+            source = at(x, t * x_step + n * C * s[0] * s[1])
+            if copied:
+                lay_out(source, window, C, s)
+                source = window
+            for p in range(s[4]):
+                result = at(y, t * y_step + n * O * y_channel + p * s[6])
+                for g in range(groups):
+                    first = at(source, g * width * plane + p * s[12] * row)
+                    o, stop = g * out, (g + 1) * out
+                    while o < stop:
+                        weight, start, to = at(w, o * width * taps), at(bias, o), o * y_channel
+                        four = stop - o >= 4
+                        for q in range(0, s[5], 2 * L if four else L):
+                            seen_, end = at(first, q), at(result, to + q * s[7])
+                            if four:
+                                four_by_two(
+                                    seen_,
+                                    plane,
+                                    width,
+                                    taps,
+                                    where,
+                                    weight,
+                                    start,
+                                    end,
+                                    y_channel,
+                                    s[7],
+                                    s[5] - q,
+                                    rest,
+                                )
+                            else:
+                                total = one_by_one(
+                                    seen_, plane, width, taps, where, weight, start[0]
+                                )
+                                put(total, end, s[7], s[5] - q, rest)
+                        o += 4 if four else 1
 
 
 @kernel
@@ -155,6 +336,79 @@ def frame_conv2d_depthwise(
                         store(sums, q * sums_step + c, total)
                 result = at(y, t * y_step + n * C * s[4] * s[5] + p * s[6])
                 collect(sums, sums_step, result, C, s)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a convolution; the numbers are explained above the kernels."""
+
+    length: int
+    x_step: int
+    outputs: int
+    y_step: int
+    taps: int
+    dilation: int
+    stride: int
+    positions: int
+    zeros: int
+    skip: int
+    kept: slice
+    """Taps that matter."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers that kernels get, in their order."""
+        return (
+            *(self.length, self.x_step, self.outputs, self.y_step),
+            *(self.taps, self.dilation, self.stride),
+            *(self.positions, self.zeros, self.skip),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether windows see more than the frame."""
+        return bool(self.zeros or self.skip or self.positions > self.length)
+
+
+def _axis(op: FrameConv2d, i: int, x: Shape, y: Shape) -> _Axis:
+    length, outputs, stride = x[i - 2], y[i - 2], op.stride[i]
+    kept, begin, positions = seen(
+        length, outputs, op.kernel_size[i], stride, op.pads[i], op.dilation[i]
+    )
+    taps = kept.stop - kept.start
+    return _Axis(
+        length,
+        (x[-1], 1)[i],
+        outputs,
+        (y[-1], 1)[i],
+        taps,
+        op.dilation[i] if taps > 1 else 1,
+        stride,
+        positions,
+        min(max(-begin, 0), positions),
+        max(begin, 0),
+        kept,
+    )
+
+
+def _table(tape: Lowering, h: _Axis, w: _Axis, more: Sequence[int]) -> int:
+    pairs = zip(h.sizes, w.sizes, strict=True)
+    sizes = [size for pair in pairs for size in pair]
+    return tape.weight(np.array([*sizes, *more], np.int32).view(np.float32))
+
+
+def _cheapest(op: FrameConv2d, h: _Axis, w: _Axis, L: int) -> str:
+    """Return what the lanes of a vector should be, by a count of vector operations."""
+    C, O, groups = op.in_channels, op.out_channels, op.groups
+    out, sums = O // groups, C // groups * h.taps * w.taps
+    turned = C * h.positions * w.positions + O * h.outputs * w.outputs
+    costs = {
+        "positions": h.outputs * -(-w.outputs // L) * (O + groups * (out % 4)) * sums,
+        "channels": h.outputs * w.outputs * groups * -(-out // L) * sums + turned,
+    }
+    if groups == C == O:
+        costs["depthwise"] = h.outputs * w.outputs * -(-C // L) * h.taps * w.taps + turned
+    return min(costs, key=lambda kind: costs[kind])
 
 
 @dataclass(eq=False)
@@ -272,69 +526,93 @@ class FrameConv2d(Op):
         return op
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
-        C, O, x = self.in_channels, self.out_channels, xs[0]
-        y = tape.output()
-        weight = self.weights["weight"]
-        outer, inner = (0, 1) if y.shape[-1] >= y.shape[-2] else (1, 0)
-        both = (outer, inner)
-        axes = [
-            seen(
-                x.shape[i - 2],
-                y.shape[i - 2],
-                self.kernel_size[i],
-                self.stride[i],
-                self.pads[i],
-                self.dilation[i],
-            )
-            for i in range(2)
-        ]
-        weight = weight[:, :, axes[0][0], axes[1][0]]
-        taps = weight.shape[2:]
-        weight = weight if outer == 0 else weight.swapaxes(2, 3)  # (O, C / groups, outer, inner)
-        weight = weight.transpose(0, 2, 3, 1)
-        windows = [positions for _, _, positions in axes]
-        skips = [max(begin, 0) for _, begin, _ in axes]
-        zeros = [min(max(-begin, 0), n) for _, begin, n in axes]
-        dilation = [d if n > 1 else 1 for d, n in zip(self.dilation, taps, strict=True)]
-        together = self.groups == 1 and dilation[inner] == 1
-        step = O // self.groups if not together else O
-        per_row = tape.padded(step) * taps[inner] * (C // self.groups)
-        sizes = [
-            [x.shape[i - 2] for i in both],
-            [(x.shape[-1], 1)[i] for i in both],
-            [y.shape[i - 2] for i in both],
-            [(y.shape[-1], 1)[i] for i in both],
-            *([numbers[i] for i in both] for numbers in (taps, dilation, self.stride)),
-            *([numbers[i] for i in both] for numbers in (windows, zeros, skips)),
-            [per_row],
-        ]
-        sums_step = tape.padded(O) + tape.lanes
-        bias = self.weights["bias"] if self.bias else np.zeros(O, np.float32)
+        x, y = xs[0], tape.output()
+        axes = [_axis(self, i, x.shape, y.shape) for i in range(2)]
+        weight = self.weights["weight"][:, :, axes[0].kept, axes[1].kept]
+        h, w = axes
+        if w.outputs < h.outputs:
+            h, w, weight = w, h, weight.swapaxes(2, 3)
+        bias = self.weights["bias"] if self.bias else np.zeros(self.out_channels, np.float32)
         operands = {
             "x": x,
             "y": y,
-            "window": tape.temporary(0, fixed=math.prod(windows) * C),
-            "sums": tape.temporary(0, fixed=y.shape[inner - 2] * sums_step),
-            "sums_step": sums_step,
             "bias": tape.weight(np.pad(bias, (0, tape.lanes))),
-            "sizes": tape.weight(np.concatenate(sizes).astype(np.int32).view(np.float32)),
             "N": math.prod(x.shape[:-3]),
-            "C": C,
+            "C": self.in_channels,
         }
-        if self.groups == C == O:
-            P = tape.padded(C)
-            filters = np.pad(weight[..., 0].reshape(C, -1).T, ((0, 0), (0, P - C)))
-            tape.emit(frame_conv2d_depthwise, **operands, w=tape.weight(filters), P=P)
-            return y
-        if together:
-            packed = pack_groups(tape, weight.reshape(O, -1), 1)
-        else:  # one group after another, and of each one row of taps after another
-            rows = weight.reshape(self.groups, O // self.groups, taps[outer], -1)
-            packed = pack_groups(
-                tape, rows.swapaxes(1, 2).reshape(-1, rows.shape[-1]), self.groups * taps[outer]
-            )
-        tape.emit(frame_conv2d, **operands, w=packed, O=O, groups=self.groups)
+        kind = _cheapest(self, h, w, tape.lanes)
+        if kind == "positions":
+            self._by_position(tape, operands, h, w, weight)
+        else:
+            self._by_channel(tape, operands, h, w, weight.transpose(0, 2, 3, 1), kind)
         return y
+
+    def _by_position(
+        self, tape: Lowering, operands: dict[str, Any], h: _Axis, w: _Axis, weight: Array
+    ) -> None:
+        """Emit the kernel whose lanes are positions; the weight is (O, C / groups, h, w)."""
+        copied = w.stride > 1 or w.x_step > 1 or h.padded or w.padded
+        phase = w.positions // w.stride + 1
+        if not copied:  # the window is the frame
+            h, phase = replace(h, positions=h.length), h.x_step
+        row = w.stride * phase
+        rows, taps = h.dilation * np.arange(h.taps)[:, None], w.dilation * np.arange(w.taps)
+        where = rows * row + taps % w.stride * phase + taps // w.stride
+        filters = []
+        for group in np.split(weight.reshape(self.out_channels, -1), self.groups):
+            fours, others = np.split(group, [len(group) // 4 * 4])
+            filters += [part.T for part in np.split(fours, len(fours) // 4)] if len(fours) else []
+            filters.append(others)
+        flat = np.concatenate([part.reshape(-1) for part in filters])
+        tape.emit(
+            frame_conv2d_rows,
+            **operands,
+            window=tape.temporary(0, fixed=self.in_channels * h.positions * row if copied else 1),
+            rest=tape.temporary(tape.lanes),
+            w=tape.weight(flat),
+            sizes=_table(tape, h, w, [phase, *where.reshape(-1)]),
+            O=self.out_channels,
+            groups=self.groups,
+            copied=int(copied),
+        )
+
+    def _by_channel(
+        self,
+        tape: Lowering,
+        operands: dict[str, Any],
+        h: _Axis,
+        w: _Axis,
+        weight: Array,
+        kind: str,
+    ) -> None:
+        """Emit a kernel whose lanes are channels; the weight is (O, h, w, C / groups)."""
+        C, O, groups = self.in_channels, self.out_channels, self.groups
+        step = tape.padded(O) + tape.lanes
+        operands |= {
+            "window": tape.temporary(0, fixed=h.positions * w.positions * C),
+            "sums": tape.temporary(0, fixed=w.outputs * step),
+            "sums_step": step,
+        }
+        if kind == "depthwise":
+            P = tape.padded(C)
+            filters = np.pad(weight.reshape(C, -1).T, ((0, 0), (0, P - C)))
+            sizes = _table(tape, h, w, [0])
+            tape.emit(frame_conv2d_depthwise, **operands, sizes=sizes, w=tape.weight(filters), P=P)
+            return
+        if groups == 1 and w.dilation == 1:
+            rows, parts = weight.reshape(O, -1), 1
+        else:  # one group after another, and of each one row of taps after another
+            split = weight.reshape(groups, O // groups, h.taps, -1).swapaxes(1, 2)
+            rows, parts = split.reshape(-1, split.shape[-1]), groups * h.taps
+        per_row = tape.padded(O // groups) * rows.shape[1]
+        tape.emit(
+            frame_conv2d,
+            **operands,
+            sizes=_table(tape, h, w, [per_row]),
+            w=pack_groups(tape, rows, parts),
+            O=O,
+            groups=groups,
+        )
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         # (T, N, …, C, H, W) -> (T * N * …, C, H, W): the frames are a batch.

@@ -167,25 +167,28 @@ def _transposed(
     if C % groups or len(weight) != C:
         raise Unsupported(f"a weight of shape {weight.shape} for an input of shape {x.shape}")
     w = weight.reshape(groups, C // groups, width, *weight.shape[2:]).swapaxes(1, 2)
-    inner, firsts = [], []
+    inner, firsts, turns = [], [], []
     for i, (axis, length) in enumerate(zip(along, lengths, strict=True)):
         w = np.moveaxis(w, 3 + i, -1)
         dilation, taps = axis.dilation, axis.taps
-        last = (axis.before + axis.outputs - 1) // axis.stride  # q of the last output
-        if axis.stride > 1:  # the gaps between the taps become taps of zero
+        stride = (
+            axis.stride if length > 1 else dilation * (taps - 1) + 1
+        )  # of one input any will do
+        last = (axis.before + axis.outputs - 1) // stride  # q of the last output
+        if stride > 1:  # the gaps between the taps become taps of zero
             span = dilation * (taps - 1) + 1
-            taps, dilation = max(-(-span // axis.stride), last - length + 2), 1
-            dense = np.zeros((*w.shape[:-1], taps * axis.stride), np.float32)
+            taps, dilation = max(-(-span // stride), last - length + 2), 1
+            dense = np.zeros((*w.shape[:-1], taps * stride), np.float32)
             dense[..., : span : axis.dilation] = w
             w = dense
-        w = w.reshape(*w.shape[:-1], taps, axis.stride)[..., ::-1, :]
+        w = w.reshape(*w.shape[:-1], taps, stride)[..., ::-1, :]
         w = np.moveaxis(w, -1, 3 + i)  # the turns, behind the outputs; the taps stay last
         reach = dilation * (taps - 1)
-        first = min(axis.before // axis.stride, reach)
+        first = min(axis.before // stride, reach)
         after = max(last + 1 - length, 0)
         inner.append(Window(taps, 1, dilation, reach - first, after))
-        firsts.append(axis.before - first * axis.stride)
-    turns = [axis.stride for axis in along]
+        firsts.append(axis.before - first * stride)
+        turns.append(stride)
     # (groups, O / groups, C / groups, *turns, *taps) -> (O * turns, C / groups, *taps)
     order = [0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank)]
     w = w.transpose(order).reshape(O * math.prod(turns), C // groups, *w.shape[3 + rank :])
