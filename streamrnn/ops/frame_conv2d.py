@@ -17,7 +17,7 @@ from ..errors import ConfigError, GraphError
 from ..graph import MAX_FRAME, Shape, shown
 from ..kernels.product import affine
 from ..kernels.simd import as_ints, at, fma, lanes, load, splat, store
-from ..kernels.tape import Frames, Scratch, Size, Weights, copy, helper, kernel
+from ..kernels.tape import Frames, Scratch, Size, Weights, helper, kernel
 from .conv1d import check_convolution, pack_groups
 from .frame_conv1d import seen
 from .op import Array, Arrays, Op, uniform
@@ -73,6 +73,13 @@ def collect(sums: Pointer, sums_step: int, result: Pointer, O: int, s: Pointer) 
 
 
 @helper
+def clear(n: int, x: Pointer) -> None:
+    """``x[:n] = 0``, in whole vectors, which may write behind."""
+    for i in range(0, n, lanes()):
+        store(x, i, splat(0.0))
+
+
+@helper
 def lay_out(frame: Pointer, window: Pointer, C: int, s: Pointer) -> None:
     """Copy a frame (C, outer, inner) with its padding, each row as its phases."""
     stride, phase = s[13], s[20]
@@ -81,26 +88,40 @@ def lay_out(frame: Pointer, window: Pointer, C: int, s: Pointer) -> None:
     top, left, skip_top, skip_left = s[16], s[17], s[18], s[19]
     stop, end = min(s[14], top + s[0] - skip_top), min(s[15], left + s[1] - skip_left)
     hop = s[10] if s[4] == 1 else 1  # rows that no tap meets are left out
-    if top or left or stop < s[14] or end < s[15]:
-        for i in range(C * plane):
-            window[i] = 0.0
+    begin, count = -(-top // hop) * hop, end - left
+    outer, inner, x_plane = s[2], s[3], s[0] * s[1]
+    plain = stride == 1 and inner == 1
+    if not plain and (top or left or stop < s[14] or end < s[15]):
+        clear(C * plane, window)
     for c in range(C):
-        for p in range(-(-top // hop) * hop, stop, hop):
-            source = at(frame, c * s[0] * s[1] + (p - top + skip_top) * s[2] + skip_left * s[3])
-            target = at(window, c * plane + p * row)
-            if stride == 1 and s[3] == 1:
-                copy(end - left, source, at(target, left))
-                continue
-            for r in range(stride):
-                q = left + (r - left) % stride
-                to, begin = at(target, r * phase + q // stride), at(source, (q - left) * s[3])
-                count = (end - q + stride - 1) // stride
-                if stride * s[3] == 2:  # a constant step is what a compiler makes vectors of
-                    for i in range(count):
-                        to[i] = begin[2 * i]
-                else:
-                    for i in range(count):
-                        to[i] = begin[i * stride * s[3]]
+        channel = at(window, c * plane)
+        source = at(frame, c * x_plane + (begin - top + skip_top) * outer + skip_left * inner)
+        if plain:
+            clear(top * row, channel)
+        p = begin
+        while p < stop:
+            target = at(channel, p * row)
+            if plain:  # whole vectors; what they write behind a row is overwritten
+                clear(left, target)
+                for i in range(0, count, lanes()):
+                    store(target, left + i, load(source, i))
+                clear(row - end, at(target, end))
+            elif stride * inner == 2:  # a constant step is what a compiler makes vectors of
+                for r in range(stride):
+                    q = left + (r - left) % stride
+                    to, first = at(target, r * phase + q // stride), at(source, (q - left) * inner)
+                    for i in range((end - q + stride - 1) // stride):
+                        to[i] = first[2 * i]
+            else:
+                for r in range(stride):
+                    q = left + (r - left) % stride
+                    to, first = at(target, r * phase + q // stride), at(source, (q - left) * inner)
+                    for i in range((end - q + stride - 1) // stride):
+                        to[i] = first[i * stride * inner]
+            p += hop
+            source = at(source, hop * outer)
+        if plain:
+            clear((s[14] - stop) * row, at(channel, stop * row))
 
 
 @helper
@@ -140,15 +161,16 @@ def four_by_two(
     y: Pointer,
     y_channel: int,
     step: int,
+    two: bool,
     count: int,
     rest: Pointer,
 ) -> None:
-    """Two vectors of positions of four outputs; the second may lie beyond the end."""
+    """One or two vectors of positions of four outputs, of which `count` numbers are written."""
     L = lanes()
     a0, a1, a2, a3 = splat(bias[0]), splat(bias[1]), splat(bias[2]), splat(bias[3])
     b0, b1, b2, b3 = a0, a1, a2, a3
     k = 0
-    if count > L:
+    if two:
         for c in range(C):
             channel = at(x, c * plane)
             for tap in range(taps):
@@ -204,6 +226,8 @@ def frame_conv2d_rows(
     s = as_ints(sizes)
     where = at(s, 21)
     width, out, taps, L = C // groups, O // groups, s[8] * s[9], lanes()
+    # What whole vectors write behind a row is overwritten, if rows come one after another.
+    loose = s[4] == 1 and s[7] == 1
     row = s[13] * s[20]
     plane = s[14] * row
     y_channel = s[4] * s[5]
@@ -221,8 +245,11 @@ def frame_conv2d_rows(
                     while o < stop:
                         weight, start, to = at(w, o * width * taps), at(bias, o), o * y_channel
                         four = stop - o >= 4
-                        for q in range(0, s[5], 2 * L if four else L):
+                        width_of_tile = 2 * L if four else L
+                        q = (s[5] - 1) // width_of_tile * width_of_tile
+                        while q >= 0:  # the last first, so that nothing is overwritten too late
                             seen_, end = at(first, q), at(result, to + q * s[7])
+                            count = 2 * L if loose else s[5] - q
                             if four:
                                 four_by_two(
                                     seen_,
@@ -235,14 +262,16 @@ def frame_conv2d_rows(
                                     end,
                                     y_channel,
                                     s[7],
-                                    s[5] - q,
+                                    s[5] - q > L,
+                                    count,
                                     rest,
                                 )
                             else:
                                 total = one_by_one(
                                     seen_, plane, width, taps, where, weight, start[0]
                                 )
-                                put(total, end, s[7], s[5] - q, rest)
+                                put(total, end, s[7], count, rest)
+                            q -= width_of_tile
                         o += 4 if four else 1
 
 
@@ -526,7 +555,7 @@ class FrameConv2d(Op):
         return op
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
-        x, y = xs[0], tape.output()
+        x, y = xs[0], tape.output(spare=2 * tape.lanes)
         axes = [_axis(self, i, x.shape, y.shape) for i in range(2)]
         weight = self.weights["weight"][:, :, axes[0].kept, axes[1].kept]
         h, w = axes
@@ -552,11 +581,14 @@ class FrameConv2d(Op):
     ) -> None:
         """Emit the kernel whose lanes are positions; the weight is (O, C / groups, h, w)."""
         copied = w.stride > 1 or w.x_step > 1 or h.padded or w.padded
-        phase = w.positions // w.stride + 1
+        shift = -w.zeros % tape.lanes if w.stride == 1 else 0  # the frame's rows begin at vectors
+        w = replace(w, zeros=w.zeros + shift, positions=w.positions + shift)
+        phase = tape.padded(w.positions // w.stride + 1)
         if not copied:  # the window is the frame
             h, phase = replace(h, positions=h.length), h.x_step
         row = w.stride * phase
-        rows, taps = h.dilation * np.arange(h.taps)[:, None], w.dilation * np.arange(w.taps)
+        rows = h.dilation * np.arange(h.taps)[:, None]
+        taps = w.dilation * np.arange(w.taps) + shift
         where = rows * row + taps % w.stride * phase + taps // w.stride
         filters = []
         for group in np.split(weight.reshape(self.out_channels, -1), self.groups):
