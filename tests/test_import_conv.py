@@ -644,3 +644,94 @@ def test_the_cases_of_onnx_pass_or_are_refused(case, tmp_path):
     frame = np.ascontiguousarray(x).reshape(model.graph().inputs[names[0]].shape)
     got = model.stream().step(frame).reshape(wanted.shape)
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
+
+
+# Modules of torch -------------------------------------------------------------------------------
+
+
+def block_of_tcn(torch):
+    class Block(torch.nn.Module):
+        """Pads both sides, chomps the end, adds what came in."""
+
+        def __init__(self, dilation):
+            super().__init__()
+            self.chomp = 2 * dilation
+            options = {"padding": self.chomp, "dilation": dilation}
+            self.depthwise = torch.nn.Conv1d(6, 6, 3, groups=6, **options)
+            self.norm = torch.nn.BatchNorm1d(6)
+            self.pointwise = torch.nn.Conv1d(6, 6, 1)
+
+        def forward(self, x):
+            y = self.depthwise(x)[:, :, : -self.chomp]
+            return x + self.pointwise(torch.relu(self.norm(y)))
+
+    return torch.nn.Sequential(Block(1), Block(2), Block(4))
+
+
+def encoder_and_decoder(torch):
+    class Net(torch.nn.Module):
+        """A CRN: convolutions over (time, frequency), a GRU, and back, with a skip connection."""
+
+        def __init__(self):
+            super().__init__()
+            nn = torch.nn
+            self.down = nn.Conv2d(2, 4, (2, 3), (1, 2), (1, 0))
+            self.norm = nn.BatchNorm2d(4)
+            self.deep = nn.Conv2d(4, 6, (1, 3), (1, 2))
+            self.gru = nn.GRU(18, 18, batch_first=True)
+            self.shallow = nn.ConvTranspose2d(6, 4, (1, 3), (1, 2))
+            self.up = nn.ConvTranspose2d(8, 2, (2, 3), (1, 2), output_padding=(0, 1))
+
+        def forward(self, x):
+            a = torch.nn.functional.elu(self.norm(self.down(x)[:, :, :-1]))
+            b = self.deep(a)
+            c = b.permute(0, 2, 1, 3).flatten(2)
+            c = self.gru(c)[0].reshape(1, -1, 6, 3).permute(0, 2, 1, 3)
+            d = torch.cat([self.shallow(c), a], 1)
+            return self.up(d)[:, :, :-1]
+
+    return Net()
+
+
+def subsampled(torch):
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv1d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(3, stride=2, padding=1),
+        nn.Conv1d(8, 5, 5, padding=2),
+        nn.AvgPool1d(2),
+    )
+
+
+MODULES = {
+    "blocks of a TCN": (block_of_tcn, (1, 6, None), (1, 0)),
+    "encoder and decoder": (encoder_and_decoder, (1, 2, None, 16), (1, 0)),
+    "subsampled": (subsampled, (1, 3, None), (8, 15)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODULES)
+def test_torch_modules_stream_as_they_are_exported(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="makes the graph that is read")
+    make, shape, clock = MODULES[name]
+    torch.manual_seed(0)
+    module = make(torch)
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+            torch.nn.init.normal_(norm.running_mean)
+    path, axis = tmp_path / "m.onnx", shape.index(None)
+    x = torch.randn([16 if d is None else d for d in shape])
+    torch.onnx.export(
+        module.eval(),
+        (x,),
+        path,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": {axis: "time"}, "y": {axis: "time"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    streams(path, shape, axis, clock)

@@ -154,6 +154,15 @@ def test_depthwise_convolution() -> None:
     assert_close(layer.stream().run(xs), _torch(module, padded.T[None])[0].T, 1e-5)
 
 
+def test_convolution_that_looks_ahead() -> None:
+    module = _randomised(torch.nn.Conv1d(5, 7, 5, padding=2, stride=2))
+    layer = _copied(module, s.Conv1d(5, 7, 5, stride=2, lookahead=2))
+    xs = _frames(T, 5)
+    got = layer.stream().run(xs)
+    assert layer.delay_frames == 2
+    assert_close(got, _torch(module, xs.T[None])[0].T[: len(got)], 1e-5)
+
+
 @pytest.mark.parametrize("L", [1, 7, 20])
 @pytest.mark.parametrize(
     "options",
@@ -171,6 +180,27 @@ def test_convolution_inside_a_frame(L: int, options: dict[str, Any]) -> None:
     layer = _copied(module, s.FrameConv1d(4, 8, 3, **options))
     xs = _frames(9, 4, L)
     got = Sequential(Input((4, L)), layer).stream().run(xs)
+    assert_close(got, _torch(module, xs), 1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 40), (20, 3), (4, 4)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": (2, 1)},
+        {"stride": (2, 3), "padding": (1, 0)},
+        {"dilation": (1, 2), "padding": (1, 2), "groups": 2},
+        {"groups": 4, "bias": False, "padding": (1, 1)},
+    ],
+    ids=str,
+)
+def test_convolution_over_two_axes_of_a_frame(
+    size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    module = _randomised(torch.nn.Conv2d(4, 8, (3, 2), **options))
+    layer = _copied(module, s.FrameConv2d(4, 8, (3, 2), **options))
+    xs = _frames(9, 4, *size)
+    got = Sequential(Input((4, *size)), layer).stream().run(xs)
     assert_close(got, _torch(module, xs), 1e-5)
 
 
