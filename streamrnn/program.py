@@ -13,7 +13,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,6 +128,7 @@ class Lowering:
         default_factory=dict
     )
     _weight_size: int = 0
+    _shared: dict[int, dict[str, Any]] = field(default_factory=dict)
     _slots: dict[str, StateSlot] = field(default_factory=dict)
     _state_size: int = HEADER
     _places: list[_Place] = field(default_factory=list)
@@ -167,6 +168,17 @@ class Lowering:
         out = np.zeros((gates, self.padded(split.shape[1]), *array.shape[1:]), np.float32)
         out[:, : split.shape[1]] = split
         return out.reshape(-1, *array.shape[1:])
+
+    def shared(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return operands that the op makes of its weights; it makes them once, used as often.
+
+        An op that stands in a graph many times (in a loop that is unrolled) packs its weights once.
+        """
+        assert self._node is not None
+        key = id(self._node.op)
+        if key not in self._shared:
+            self._shared[key] = make()
+        return dict(self._shared[key])
 
     def state(self, name: str) -> int:
         """Return the offset of one of the op's states."""

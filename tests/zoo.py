@@ -210,7 +210,7 @@ def _bytes_times_bytes(I: int, O: int) -> Callable[[], Layer]:
 def _int8_lstm(I: int, H: int) -> Callable[[], Layer]:
     def build() -> Layer:
         x, past = Input(I), s.Past(2 * H)()
-        new = s.Int8LSTMStep(I, H)(s.DynamicQuantize()(x), past[:H], past[H:])
+        new = s.Int8LSTMStep(H)(s.Linear(I, 4 * H)(x), past[:H], past[H:])
         return Model(x, new[:H], feedback={past: new})
 
     return build

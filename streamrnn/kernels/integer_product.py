@@ -29,7 +29,6 @@ from .simd import (
     lanes,
     load,
     no_sum,
-    prefetch,
     splat,
     store,
     store_bytes,
@@ -55,10 +54,6 @@ def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float
     parts = [by_block[first : first + n].transpose(2, 0, 1, 3) for first, n in _groups(blocks)]
     flat = np.concatenate([np.ascontiguousarray(part).reshape(-1) for part in parts])
     return np.asarray(flat.view(np.float32))
-
-
-AHEAD = 4096
-"""Bytes by which weights are asked for before they are needed, see ``product.AHEAD``."""
 
 
 @helper
@@ -115,8 +110,50 @@ def finish(
 
 
 @helper
-def integer_affine(
+def four_blocks(
     q: Any,
+    quads: int,
+    group: Any,
+    sums: Any,
+    o: int,
+    zero: int,
+    factor: Any,
+    scales: Any,
+    start: Any,
+    y: Any,
+) -> None:
+    """Four vectors of outputs for one row."""
+    L = lanes()
+    a0 = a1 = a2 = a3 = no_sum()
+    b0 = b1 = b2 = b3 = no_sum()
+    i = k = 0
+    while k + 2 <= quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+        a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+        a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
+        b0 = dot4(b0, group, i + 16 * L, q, 4 * k + 4)
+        b1 = dot4(b1, group, i + 20 * L, q, 4 * k + 4)
+        b2 = dot4(b2, group, i + 24 * L, q, 4 * k + 4)
+        b3 = dot4(b3, group, i + 28 * L, q, 4 * k + 4)
+        i += 32 * L
+        k += 2
+    if k < quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+        a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+        a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
+    finish(a0, b0, sums, o, zero, factor, scales, start, y)
+    finish(a1, b1, sums, o + L, zero, factor, scales, start, y)
+    finish(a2, b2, sums, o + 2 * L, zero, factor, scales, start, y)
+    finish(a3, b3, sums, o + 3 * L, zero, factor, scales, start, y)
+
+
+@helper
+def integer_affine(
+    rows: int,
+    q: Any,
+    q_step: int,
     K: int,
     zero: int,
     scale: Any,
@@ -124,21 +161,25 @@ def integer_affine(
     columns: Any,
     scales: Any,
     start: Any,
+    start_step: int,
     y: Any,
+    y_step: int,
     O: int,
 ) -> None:
-    """Multiply one frame of bytes by a packed weight; see the module's text.
+    """Multiply rows of bytes by a packed weight; see the module's text.
 
     Parameters
     ----------
-    q, K
-        Bytes of the frame; up to a multiple of 4 any may follow, their weights are zero.
+    rows, q, q_step, K
+        Row r begins at ``q[r * q_step]``; up to a multiple of 4 bytes any may follow its K bytes:
+        their weights are zero.
     zero, scale
         Zero point and scale of the bytes.
     w, columns, scales
         Packed weights, and for each output the sum of its weights (int32) and their scale.
-    start, y, O
-        What the results are added to (it may be `y`), the results in whole vectors, their number.
+    start, start_step, y, y_step, O
+        What the results are added to (it may be `y`; a step of 0 is one for all rows), the results
+        in whole vectors, their number.
     """
     L = lanes()
     quads, blocks = (K + 3) // 4, (O + L - 1) // L
@@ -148,37 +189,15 @@ def integer_affine(
         left = blocks - first
         width = 4 if left >= 4 else 2 if left >= 2 else 1
         group, o = at(weights, first * quads * 4 * L), first * L
-        i = 0
-        if width == 4:
-            a0 = a1 = a2 = a3 = no_sum()
-            b0 = b1 = b2 = b3 = no_sum()
-            k = 0
-            while k + 2 <= quads:
-                for line in range(0, 32 * L, 64):
-                    prefetch(group, i + AHEAD + line)
-                a0 = dot4(a0, group, i, q, 4 * k)
-                a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
-                a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
-                a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
-                b0 = dot4(b0, group, i + 16 * L, q, 4 * k + 4)
-                b1 = dot4(b1, group, i + 20 * L, q, 4 * k + 4)
-                b2 = dot4(b2, group, i + 24 * L, q, 4 * k + 4)
-                b3 = dot4(b3, group, i + 28 * L, q, 4 * k + 4)
-                i += 32 * L
-                k += 2
-            if k < quads:
-                a0 = dot4(a0, group, i, q, 4 * k)
-                a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
-                a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
-                a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
-            finish(a0, b0, sums, o, zero, factor, scales, start, y)
-            finish(a1, b1, sums, o + L, zero, factor, scales, start, y)
-            finish(a2, b2, sums, o + 2 * L, zero, factor, scales, start, y)
-            finish(a3, b3, sums, o + 3 * L, zero, factor, scales, start, y)
-        else:
-            for b in range(width):
-                total = no_sum()
-                for k in range(quads):
-                    total = dot4(total, group, (k * width + b) * 4 * L, q, 4 * k)
-                finish(total, no_sum(), sums, o + b * L, zero, factor, scales, start, y)
+        for r in range(rows):
+            row, begin, result = at(q, r * q_step), at(start, r * start_step), at(y, r * y_step)
+            if width == 4:
+                four_blocks(row, quads, group, sums, o, zero, factor, scales, begin, result)
+            else:
+                for b in range(width):
+                    total = no_sum()
+                    for k in range(quads):
+                        total = dot4(total, group, (k * width + b) * 4 * L, row, 4 * k)
+                    at_b = o + b * L
+                    finish(total, no_sum(), sums, at_b, zero, factor, scales, begin, result)
         first += width

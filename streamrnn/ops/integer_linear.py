@@ -42,7 +42,9 @@ def integer_linear(
     start: Weights,
     rows: Size,
     I: Size,
+    K: Size,
     O: Size,
+    P: Size,
     offset: Number,
 ) -> None:
     """A frame is ``rows`` rows of I whole numbers from -offset to 255 - offset."""
@@ -50,11 +52,13 @@ def integer_linear(
     for t in range(T):
         point = int(zero[t * zero_step] + offset)
         for r in range(rows):
-            row = at(q, t * q_step + r * I)
+            row, target = at(q, t * q_step + r * I), at(small, r * K)
             for i in range(0, I, lanes()):
-                store_bytes(small, i, load(row, i) + offset)
-            integer_affine(small, I, point, np.float32(1.0), w, columns, scales, start, padded, O)
-            copy(O, padded, at(y, t * y_step + r * O))
+                store_bytes(target, i, load(row, i) + offset)
+        one = np.float32(1.0)
+        integer_affine(rows, small, K, I, point, one, w, columns, scales, start, 0, padded, P, O)
+        for r in range(rows):
+            copy(O, at(padded, r * P), at(y, t * y_step + r * O))
 
 
 def no_int8(weight: Array) -> str:
@@ -133,21 +137,24 @@ class IntegerLinear(Op):
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, I, O = tape.output(), self.in_features, self.out_features
-        P = tape.padded(O)
+        K, P, rows = tape.padded(I), tape.padded(O), xs[0].size // I
+        packed = tape.shared(lambda: integer_weights(tape, self.weights["weight_int8"]))
         tape.emit(
             integer_linear,
             q=xs[0],
             zero=xs[1],
             y=y,
-            bytes_=tape.temporary(0, fixed=tape.padded(I) // 4 + tape.lanes),
-            padded=tape.temporary(0, fixed=P),
+            bytes_=tape.temporary(0, fixed=rows * K // 4 + tape.lanes),
+            padded=tape.temporary(0, fixed=rows * P),
             scales=tape.weight(np.ones(P)),
             start=tape.weight(np.zeros(P)),
-            rows=xs[0].size // I,
+            rows=rows,
             I=I,
+            K=K,
             O=O,
+            P=P,
             offset=128.0 if self.signed else 0.0,
-            **integer_weights(tape, self.weights["weight_int8"]),
+            **packed,
         )
         return y
 

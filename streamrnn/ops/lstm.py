@@ -160,6 +160,14 @@ class LSTMCell(Cell):
         y = tape.output()
         w = self.full_weights()
         P = tape.padded(self.hidden_size)
+
+        def packed() -> dict[str, Any]:
+            return {
+                "w_ih": tape.matrix(w["weight_ih"], 4),
+                "w_hh": tape.matrix(w["weight_hh"], 4),
+                "bias": tape.vector(w["bias_ih"] + w["bias_hh"], 4),
+            }
+
         if len(xs) == 1:
             form = lstm_cell
             states: dict[str, Any] = {"h": tape.state("h"), "c": tape.state("c")}
@@ -172,9 +180,7 @@ class LSTMCell(Cell):
             y=y,
             gates=tape.temporary(4 * P),
             **states,
-            w_ih=tape.matrix(w["weight_ih"], 4),
-            w_hh=tape.matrix(w["weight_hh"], 4),
-            bias=tape.vector(w["bias_ih"] + w["bias_hh"], 4),
+            **tape.shared(packed),
             I=self.input_size,
             H=self.hidden_size,
         )

@@ -349,8 +349,10 @@ def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
     return reorder(rows.astype(np.float32), LSTMCell.layouts["onnx"], LSTMCell.gates)
 
 
-def _step_of(a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor]) -> Op:
-    """Return the node's step, its weights checked."""
+def _parts_of(
+    a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor]
+) -> tuple[Op, Array, Any]:
+    """Return what a node makes of frames, the scales of that, and its step, all checked."""
     w_scale, w_zero, r_scale, r_zero = levels
     rows = _int8(w[0], w_zero, "W"), _int8(w[1], r_zero, "R")
     H = rows[1].shape[1]
@@ -372,14 +374,14 @@ def _step_of(a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor])
         s = np.broadcast_to(known(tensor, "the scales").astype(np.float32).reshape(-1), 4 * H)
         return reorder(s, order, wanted)
 
-    return with_weights(
-        Int8LSTMStep(rows[0].shape[1], H),
-        weight_ih_int8=rows[0],
+    of_frame = with_weights(IntegerLinear(rows[0].shape[1], 4 * H), weight_int8=rows[0])
+    step = with_weights(
+        Int8LSTMStep(H),
         weight_hh_int8=rows[1],
-        scale_ih=scales(w_scale),
         scale_hh=scales(r_scale),
         bias=reorder(both[0, : 4 * H] + both[0, 4 * H :], order, wanted),
     )
+    return of_frame, scales(w_scale), step
 
 
 @operator("com.microsoft.DynamicQuantizeLSTM")
@@ -411,7 +413,7 @@ def dynamic_quantize_lstm(
         raise Unsupported(
             f"{B} sequences of {T} frames in every call: one of at most {MAX_FRAMES_A_CALL} can be"
         )
-    step: Any = _step_of(a, (w, r), b, levels)
+    of_frame, scales, step = _parts_of(a, (w, r), b, levels)
     H, own = step.hidden_size, T == 1 and not isinstance(h, Value) and not isinstance(c, Value)
     begins = [np.zeros((1, 1, H), np.float32) if s is None else s for s in (h, c)]
     if any(s.shape != (1, 1, H) for s in begins):
@@ -421,12 +423,11 @@ def dynamic_quantize_lstm(
         a.state(name, np.reshape(s, H), x) if own else reshaped(symbol(s, x), (H,))
         for name, s in zip(names, begins, strict=True)
     ]
-    first, both, outputs = list(states), DynamicQuantize()(x), []
+    first, outputs = list(states), []
+    q, x_scale, zero = _in_its_range(x)
+    shares = _scaled(of_frame(reshaped(q, (T, I)), zero), x_scale, scales, None)
     for t in range(T):
-        frame = both
-        if T > 1:
-            frame = concat(both[t * I : (t + 1) * I], Slice(T * I, T * I + 2)(both))
-        new = step(frame, *states)
+        new = step(reshaped(Slice(t, t + 1)(shares), (4 * H,)), *states)
         states = [new[:H], new[H:]]
         outputs.append(reshaped(states[0], (1, 1, 1, H)))
     if own:
