@@ -231,6 +231,110 @@ CHAINS = {
     ),
 }
 
+WHOLE = {"i32": np.array([7, -2, 3, 2], np.int32), "two": np.array(2, np.int64)}
+CHAINS |= {
+    "Div of integers": (
+        [
+            ("Mul", ["x", "ten"], ["a"], {}),
+            ("Cast", ["a"], ["i"], {"to": 6}),
+            ("Div", ["i", "i32"], ["q"], {}),
+            ("Cast", ["q"], ["y"], FLOAT),
+        ],
+        {"ten": np.float32(10), **WHOLE},
+    ),
+    "Div of integers as numbers": (
+        [
+            ("Cast", ["x"], ["i"], {"to": 6}),
+            ("Cast", ["i"], ["f"], FLOAT),
+            ("Div", ["f", "three"], ["y"], {}),
+        ],
+        {"three": np.float32(3)},
+    ),
+    "Mod of integers": (
+        [
+            ("Cast", ["x"], ["i"], {"to": 6}),
+            ("Mod", ["i", "i32"], ["q"], {}),
+            ("Cast", ["q"], ["y"], FLOAT),
+        ],
+        WHOLE,
+    ),
+    "infinite constants": (
+        [
+            ("Greater", ["x", "zero"], ["p"], {}),
+            ("Where", ["p", "x", "inf"], ["a"], {}),
+            ("Max", ["a", "low"], ["y"], {}),
+        ],
+        {"inf": np.float32(-np.inf), "low": normal(4), **NUMBERS},
+    ),
+    "Softmax of opset 11": ([("Softmax", ["x"], ["y"], {"axis": 2})], {}, 11),
+    "Hardmax": ([("Hardmax", ["x"], ["y"], {})], {}, 13),
+    "bounds of Clip in the wrong order": ([("Clip", ["x", "one", "zero"], ["y"], {})], NUMBERS),
+    "Clip of opset 9": ([("Clip", ["x"], ["y"], {"min": -0.5})], {}, 9),
+    "Shrink of opset 9": ([("Shrink", ["x"], ["y"], {"bias": 0.5, "lambd": 0.7})], {}, 9),
+    "Celu": ([("Celu", ["x"], ["y"], {"alpha": 0.3})], {}, 12),
+    "PRelu": ([("PRelu", ["x", "w"], ["y"], {})], {"w": normal(4)}, 16),
+    "Mish": ([("Mish", ["x"], ["y"], {})], {}, 18),
+    "Reduce of opset 11": (
+        [("ReduceSumSquare", ["x"], ["y"], {"axes": [-1], "keepdims": 0})],
+        {},
+        11,
+    ),
+    "product of two values": (
+        [
+            ("Unsqueeze", ["x", "last"], ["column"], {}),
+            ("Unsqueeze", ["x", "third"], ["row"], {}),
+            ("MatMul", ["column", "row"], ["m"], {}),
+            ("ReduceMax", ["m", "last"], ["y"], {}),
+        ],
+        {"last": np.array([3]), "third": np.array([2])},
+    ),
+    "Einsum of two values": ([("Einsum", ["x", "x"], ["y"], {"equation": "btk,btj->btkj"})], {}),
+    "Einsum to a sum": ([("Einsum", ["x", "x"], ["y"], {"equation": "btk,btk->bt"})], {}),
+    "MatMul of planes": (
+        [
+            ("Unsqueeze", ["x", "first"], ["p"], {}),
+            ("MatMul", ["p", "w"], ["z"], {}),
+            ("Transpose", ["z"], ["y"], {"perm": [1, 2, 0, 3]}),
+        ],
+        {"w": normal(3, 1, 4, 5), "first": np.array([0])},
+    ),
+    "SkipLayerNormalization": (
+        [
+            ("Neg", ["x"], ["n"], {}),
+            ("Exp", ["n"], ["e"], {}),
+            (
+                "SkipLayerNormalization",
+                ["x", "e", "g", "b", "c"],
+                ["y"],
+                {"epsilon": 1e-4, "domain": "com.microsoft"},
+            ),
+        ],
+        {"g": normal(4), "b": normal(4), "c": normal(4)},
+    ),
+    "BiasGelu": (
+        [("BiasGelu", ["x", "b"], ["y"], {"domain": "com.microsoft"})],
+        {"b": normal(4)},
+    ),
+    "FastGelu": (
+        [("FastGelu", ["x", "b"], ["y"], {"domain": "com.microsoft"})],
+        {"b": normal(4)},
+    ),
+    "QuickGelu": ([("QuickGelu", ["x"], ["y"], {"domain": "com.microsoft"})], {}),
+    "Pad of two axes with a number": (
+        [("Pad", ["x", "pads", "fill"], ["y"], {})],
+        {"pads": np.array([0, 0, -1, 0, 0, 2]), "fill": np.float32(0.5)},
+    ),
+    "Tile": ([("Tile", ["x", "r"], ["y"], {})], {"r": np.array([1, 1, 3])}),
+    "Trilu": (
+        [
+            ("Unsqueeze", ["x", "last"], ["c"], {}),
+            ("Expand", ["c", "square"], ["m"], {}),
+            ("Trilu", ["m"], ["y"], {"upper": 0}),
+        ],
+        {"last": np.array([3]), "square": np.array([1, 1, 1, 4])},
+    ),
+}
+
 
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("name", CHAINS)
@@ -254,3 +358,75 @@ def test_an_operator_is_onnxruntimes_as_a_step_and_over_a_sequence(name, form, t
     got = np.array([stream.step(frame).reshape(-1) for frame in x[0]])
     wanted = whole.reshape(40, -1)
     assert np.abs(got - wanted).max() < 2e-5 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights"),
+    [
+        ([("ReduceL2", ["x", "i"], ["y"], {})], {"i": np.array([1])}),
+        ([("ArgMax", ["x"], ["y"], {"axis": 1})], {}),
+        ([("Softmax", ["x"], ["y"], {"axis": 1})], {}),
+        ([("Hardmax", ["x"], ["y"], {"axis": 1})], {}),
+        ([("CumSum", ["x", "i"], ["y"], {"reverse": 1})], {"i": np.array(1)}),
+        ([("LpNormalization", ["x"], ["y"], {"axis": 1})], {}),
+        ([("LayerNormalization", ["x", "w"], ["y"], {"axis": 1})], {"w": normal(4)}),
+        ([("MatMul", ["w", "x"], ["y"], {})], {"w": normal(3, 10007)}),
+        (
+            [("Transpose", ["x"], ["t"], {"perm": [0, 2, 1]}), ("MatMul", ["x", "t"], ["y"], {})],
+            {},
+        ),
+        (
+            [("Transpose", ["x"], ["t"], {"perm": [0, 2, 1]}), ("MatMul", ["t", "x"], ["y"], {})],
+            {},
+        ),
+        ([("Einsum", ["x", "x"], ["y"], {"equation": "btk,btj->bkj"})], {}),
+        ([("Einsum", ["x", "x"], ["y"], {"equation": "btk,bsk->bts"})], {}),
+        ([("Tile", ["x", "i"], ["y"], {})], {"i": np.array([1, 2, 1])}),
+        ([("Trilu", ["x"], ["y"], {})], {}),
+        ([("InstanceNormalization", ["x", "w", "w"], ["y"], {})], {"w": normal(10007)}),
+        ([("MeanVarianceNormalization", ["x"], ["y"], {"axes": [1]})], {}),
+    ],
+    ids=str,
+)
+def test_what_mixes_the_frames_of_a_sequence_is_refused(nodes, weights, tmp_path):
+    path = graph(tmp_path / "m.onnx", nodes, weights, [1, "time", 4])
+    with pytest.raises(sr.FileError, match="that needs the whole sequence"):
+        sr.load(path)
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "message"),
+    [
+        (("Cast", ["x"], ["y"], {"to": 10}), {}, "cannot become FLOAT16"),
+        (("TopK", ["x", "k"], ["y", "i"], {}), {"k": np.array([2])}, "operator is not supported"),
+        (("Einsum", ["x"], ["y"], {"equation": "btt->bt"}), {}, "or repeats"),
+        (("Pad", ["x", "p"], ["y"], {"mode": "reflect"}), {"p": np.full(6, 1)}, "do not fit"),
+        (("Gather", ["x", "k"], ["y"], {"axis": 2}), {"k": np.array([9])}, "has no entry 9"),
+        (
+            ("BatchNormalization", list("xwwww"), ["y"], {"training_mode": 1}),
+            {"w": normal(1)},
+            "=1",
+        ),
+    ],
+    ids=lambda part: part[0] if isinstance(part, tuple) else "",
+)
+def test_what_an_operator_cannot_honour_it_refuses_by_name(node, weights, message, tmp_path):
+    path = graph(tmp_path / "m.onnx", [node], weights, [1, 1, 4])
+    with pytest.raises(sr.FileError, match=rf"\({node[0]}\).*{message}"):
+        sr.load(path)
+
+
+def test_a_bias_behind_a_product_costs_no_row_of_its_own(tmp_path):
+    nodes = [
+        ("MatMul", ["x", "w"], ["a"], {}),
+        ("Add", ["b", "a"], ["c"], {}),
+        ("Mul", ["c", "g"], ["y"], {}),
+    ]
+    weights = {"w": normal(4, 5), "b": normal(5), "g": normal(5)}
+    path = graph(tmp_path / "m.onnx", nodes, weights, [1, 1, 4])
+    model = sr.load(path)
+    alone = sr.Sequential(sr.Linear(4, 5))
+    assert len(model.program().tape) == len(alone.program().tape)
+    x = normal(4)
+    wanted = (x @ weights["w"] + weights["b"]) * weights["g"]
+    assert np.abs(model.stream().step(x).ravel() - wanted).max() < 1e-6

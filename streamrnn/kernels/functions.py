@@ -15,7 +15,7 @@ expm1_negative     1.0       1.0e-7     4.3e-8
 log                1.2       1.0e-7
 softplus           2.8       2.4e-7
 erf                5.4       3.2e-7     3.2e-7
-sin, cos                     1.4e-7     1.3e-7
+sin, cos                     1.4e-7     1.6e-7
 tan                          2.6e-7
 atan               3.4       2.5e-7     2.0e-7
 sinh, cosh                   4.2e-7

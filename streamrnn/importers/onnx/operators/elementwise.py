@@ -214,9 +214,11 @@ def cast(a: Known, n: int, x: Value) -> Tensor:
 
 
 @operator("CastLike", mixes=nothing)
-def cast_like(a: Known, n: int, x: Value, like: Tensor) -> Tensor:
+def cast_like(a: Known, n: int, x: Tensor, like: Tensor) -> Tensor:
     a.get("saturate", 1)
     a.get("round_mode", "up")
+    if not isinstance(x, Value):
+        return np.asarray(x).astype({"float": "f4", "int": "i8", "bool": "?"}[a.kinds[1]])
     if isinstance(like, Value):
         kinds = {"float": TensorProto.FLOAT, "int": TensorProto.INT64, "bool": TensorProto.BOOL}
         return converted(x, a.kinds[0], kinds[a.kinds[1]])
