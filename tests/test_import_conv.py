@@ -606,6 +606,30 @@ def test_blocks_move_between_depth_and_space(kind, tmp_path):
     refused(tmp_path, nodes, {}, (1, 8, None, 6), "across the time axis")
 
 
+HUGE = 2**36
+ABSURD = {
+    "a transposed convolution": ("ConvTranspose", {"output_shape": [HUGE], "strides": [2]}),
+    "gaps": ("ConvTranspose", {"dilations": [HUGE], "strides": [2]}),
+    "padding": ("Conv", {"pads": [HUGE, HUGE]}),
+    "gaps and padding": ("Conv", {"dilations": [HUGE], "pads": [HUGE, HUGE]}),
+    "a pool": ("AveragePool", {"kernel_shape": [HUGE], "pads": [HUGE, 0]}),
+    "padding of a pool": ("AveragePool", {"kernel_shape": [1], "pads": [HUGE, 0]}),
+    "padding of a maximum": ("MaxPool", {"kernel_shape": [HUGE], "pads": [HUGE, 0]}),
+    "a stride": ("LpPool", {"kernel_shape": [2], "strides": [HUGE], "pads": [HUGE, HUGE]}),
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8), (1, 3, None)])
+@pytest.mark.parametrize("case", ABSURD)
+def test_absurd_sizes_are_refused(case, shape, tmp_path):
+    kind, attributes = ABSURD[case]
+    weights = {"w": normal(3, 3, 3)} if "Conv" in kind else {}
+    nodes = [(kind, ["x", *weights], ["y"], attributes)]
+    given = ["time" if d is None else d for d in shape]
+    with pytest.raises(sr.FileError, match=r"m\.onnx: "):
+        sr.load(graph(tmp_path / "m.onnx", nodes, weights, given))
+
+
 # ONNX's own cases -------------------------------------------------------------------------------
 
 FAMILY = ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool"]

@@ -154,7 +154,7 @@ def _spreads(a: Known, lengths: Sequence[int], taps: Sequence[int]) -> list[_Spr
 
 
 def _transposed(
-    x: Value, weight: Array, bias: Array | None, along: Sequence[_Spread], groups: int
+    a: Known, x: Value, weight: Array, bias: Array | None, along: Sequence[_Spread], groups: int
 ) -> Value:
     """Return the transposed convolution of (N, C, …) with a weight (C, O / groups, …).
 
@@ -178,6 +178,7 @@ def _transposed(
         if stride > 1:  # the gaps between the taps become taps of zero
             span = dilation * (taps - 1) + 1
             taps, dilation = max(-(-span // stride), last - length + 2), 1
+            a.reserve(w.size // axis.taps * taps * stride)
             dense = np.zeros((*w.shape[:-1], taps * stride), np.float32)
             dense[..., : span : axis.dilation] = w
             w = dense
@@ -206,17 +207,11 @@ def _transposed(
     return y
 
 
-def _reserve(a: Known, weight: Array, along: Sequence[_Spread]) -> None:
-    """Count the numbers of the weight with the gaps between its taps filled."""
-    a.reserve(weight.size * math.prod(axis.dilation * axis.stride for axis in along))
-
-
 @operator("ConvTranspose")
 def conv_transpose(a: Known, n: int, x: Value, w: Tensor, bias: Tensor = None) -> Value:
     weight, added, groups = _weights(a, x, w, bias)
     along = _spreads(a, x.shape[2:], weight.shape[2:])
-    _reserve(a, weight, along)
-    return _transposed(x, weight, added, along, groups)
+    return _transposed(a, x, weight, added, along, groups)
 
 
 @over_time("ConvTranspose")
@@ -229,7 +224,6 @@ def conv_transpose_frames(a: Known, n: int, x: Tensor, w: Tensor, bias: Tensor =
     weight, added, groups = _weights(a, x, weight, bias)
     along = _spreads(a, x.shape[2:], weight.shape[2:])
     time = along.pop(x.axis - 2)
-    _reserve(a, weight, along)
     if time.stride > 1:
         raise Unsupported(
             f"a stride of {time.stride} over time makes {time.stride} frames of each one that "
@@ -243,9 +237,9 @@ def conv_transpose_frames(a: Known, n: int, x: Tensor, w: Tensor, bias: Tensor =
     weight = np.moveaxis(weight, x.axis, 2)[:, :, ::-1]
     flat = weight.swapaxes(1, 2).reshape(C * taps, weight.shape[1], *weight.shape[3:])
     if rest:
-        y = _transposed(reshaped(seen, (N, C * taps, *rest)), flat, added, along, groups)
+        y = _transposed(a, reshaped(seen, (N, C * taps, *rest)), flat, added, along, groups)
     else:
         one = [_Spread(1, 1, 1, 0, 1)]
-        y = _transposed(reshaped(seen, (N, C * taps, 1)), flat[:, :, None], added, one, groups)
+        y = _transposed(a, reshaped(seen, (N, C * taps, 1)), flat[:, :, None], added, one, groups)
         y = reshaped(y, y.shape[:2])
     return beside(x, y, time.outputs)

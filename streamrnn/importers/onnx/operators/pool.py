@@ -33,7 +33,10 @@ def _node(
     taps, ceil = a.get("kernel_shape", None), bool(a.get("ceil_mode", 0))
     lengths = x.shape[2:]
     along = windows(a, lengths, taps, time)
-    return along, [w.outputs(d, ceil) for w, d in zip(along, lengths, strict=True)]
+    outputs = [w.outputs(d, ceil) for w, d in zip(along, lengths, strict=True)]
+    for i, (window, count) in enumerate(zip(along, outputs, strict=True)):
+        a.reserve(0 if i == time else count * window.taps)
+    return along, outputs
 
 
 # The largest ------------------------------------------------------------------------------------
