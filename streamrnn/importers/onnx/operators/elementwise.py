@@ -225,6 +225,9 @@ def cast_like(a: Known, n: int, x: Tensor, like: Tensor) -> Tensor:
     return converted(x, a.kinds[0], np_dtype_to_tensor_dtype(np.asarray(like).dtype))
 
 
+SMALL = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
+
+
 def converted(x: Value, kind: str, to: int) -> Value:
     """Return a value of one kind (``float``, ``int``, ``bool``) as another type of ONNX's."""
     as_it_is = Reshape(x.shape)(symbol(x))  # a view: the same numbers as a value of another kind
@@ -232,6 +235,8 @@ def converted(x: Value, kind: str, to: int) -> Value:
         return as_it_is
     if to in (TensorProto.INT32, TensorProto.INT64):
         return mathematics.Trunc()(x) if kind == "float" else as_it_is
+    if to in SMALL and kind == "float":  # beyond their range the operator leaves open what comes
+        return mathematics.Trunc()(x)
     if to == TensorProto.BOOL:
         if kind == "bool":
             return as_it_is
