@@ -1,6 +1,7 @@
-"""ONNX's own tests of its operators, run through the importer: what passes, what is refused and why.
+"""ONNX's own tests of its operators, run through the importer: what passes, what is refused.
 
-``python tests/conformance.py`` prints the table, with ``--write`` it makes docs/onnx-conformance.md.
+``python tests/conformance.py`` prints the numbers, and makes docs/onnx-conformance.md if told to
+``--write``.
 
 A case becomes a stream by fixing what is no float32 number with ``constants``: first every float32
 input is a frame, then, where an operator wants its weights fixed, the first one only. Each data set

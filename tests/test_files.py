@@ -313,7 +313,7 @@ _CHANGES: dict[str, tuple[Callable[[Header, Tensors], Any], str]] = {
     "a read of itself": (lambda h, t: _op(h, "lin").update(reads=["lin"]), "'lin' reads 'lin'"),
     "a read of a later op": (lambda h, t: _op(h, "cell").update(reads=["lin"]), "reads 'lin'"),
     "no reads": (lambda h, t: _op(h, "lin").update(reads=[]), "needs a value to read"),
-    "too many reads": (lambda h, t: _op(h, "cell").update(reads=["x", "x"]), "reads one value"),
+    "too many reads": (lambda h, t: _op(h, "lin").update(reads=["x", "x"]), "expects frames"),
     "an output of nobody": (lambda h, t: h["outputs"].update(y="nobody"), "'y' reads 'nobody'"),
     "an op twice": (lambda h, t: h["ops"].append(h["ops"][0]), "named"),
     "an op that nobody reads": (

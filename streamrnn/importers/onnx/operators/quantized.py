@@ -169,16 +169,23 @@ def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Valu
             raise Unsupported(f"{fixed.size} zero points of the left factor, expected one")
         signed = fixed.dtype == np.int8
         zero = symbol(fixed.reshape(()).astype(np.float32), x)
-    zero = reshaped(zero, ())
-    if x_zero is None:  # nothing says whether they are int8 or uint8
-        made = with_weights(Linear(K, O, bias=False), weight=small.T.astype(np.float32))(x)
+    zero, rows = reshaped(zero, ()), small.T.astype(np.float32)
+    if x_zero is None or (isinstance(x_zero, Value) and not _are_uint8(x)):
+        # Nothing says whether they are int8 or uint8: a product of floats, exact below 2**24.
+        made = with_weights(Linear(K, O, bias=False), weight=rows)(x - zero)
     else:
-        op = IntegerLinear(K, O, signed)
-        made = with_weights(op, weight_int8=small.T.astype(np.float32))(x, zero)
+        made = with_weights(IntegerLinear(K, O, signed), weight_int8=rows)(x, zero)
     if level.any():
         rest = Sum(-1, keepdims=True)(x - zero) * _broadcast(made, level)
         made = made - rest
     return made
+
+
+def _are_uint8(q: Value) -> bool:
+    """Whether a value is plainly what DynamicQuantizeLinear has made."""
+    while q.op is not None and q.op.moves_only and q.args:
+        q = q.args[0]
+    return isinstance(q.op, DynamicQuantize)
 
 
 @operator("MatMulInteger")
