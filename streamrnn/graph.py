@@ -131,7 +131,8 @@ class Value:
 def as_shape(shape: int | Sequence[int], who: str) -> Shape:
     """Return `shape` as a tuple of positive integers; an integer n means ``(n,)``."""
     try:
-        dims = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
+        several = type(shape) is tuple or isinstance(shape, Sequence)
+        dims = tuple(map(operator.index, shape if several else (shape,)))  # type: ignore[arg-type]
     except TypeError:
         raise ConfigError(
             f"{who}: shape must be an int or a tuple of ints, got {shape!r}"

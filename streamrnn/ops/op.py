@@ -9,6 +9,7 @@ in the library works through these answers and knows no op by name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 from collections.abc import Mapping
@@ -96,10 +97,8 @@ class Op(_Rates):
             REGISTRY[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        for argument in fields(self):
-            if not argument.kw_only:
-                value = getattr(self, argument.name)
-                setattr(self, argument.name, _argument(self, argument.name, argument.type, value))
+        for name, kind in _arguments(type(self)):
+            setattr(self, name, _argument(self, name, kind, getattr(self, name)))
         if not (self.name is None or (isinstance(self.name, str) and self.name)):
             raise ConfigError(
                 f"{type(self).__name__}: `name` must be a text or None, got {self.name!r}"
@@ -156,7 +155,7 @@ class Op(_Rates):
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not f.kw_only}
+        return {name: getattr(self, name) for name, _ in _arguments(type(self))}
 
     @property
     def weights(self) -> Mapping[str, Array]:
@@ -272,6 +271,12 @@ _WANTED = {
     "str": "a text",
     "Sequence[int]": "a tuple of integers",
 }
+
+
+@functools.cache
+def _arguments(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the constructor's arguments and their types, without name and seed."""
+    return tuple((f.name, f.type) for f in fields(kind) if not f.kw_only)
 
 
 def _argument(op: Op, name: str, kind: Any, value: Any) -> Any:

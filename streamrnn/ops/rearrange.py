@@ -101,7 +101,11 @@ class _Rearrange(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1:
             raise GraphError(f"{self!r} reads one value, got {len(shapes)}")
-        return self.moved(np.broadcast_to(np.int64(0), shapes[0])).shape
+        return self.shape_of(shapes[0])
+
+    def shape_of(self, shape: Shape) -> Shape:
+        """Return the shape that `moved` gives a frame of this one."""
+        return self.moved(np.broadcast_to(np.int64(0), shape)).shape
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         return self.moved(xs[0])
@@ -153,10 +157,13 @@ class Reshape(_Rearrange):
         _checked_size("Reshape", as_shape(self.shape, "Reshape"))
 
     def moved(self, frame: Array) -> Array:
-        shape = as_shape(self.shape, "Reshape")
-        if frame.size != math.prod(shape):
-            raise GraphError(f"{self!r} cannot take a frame of shape {frame.shape}")
-        return frame.reshape(shape)
+        return frame.reshape(self.shape_of(frame.shape))
+
+    def shape_of(self, shape: Shape) -> Shape:
+        new = as_shape(self.shape, "Reshape")
+        if math.prod(new) != math.prod(shape):
+            raise GraphError(f"{self!r} cannot take a frame of shape {shape}")
+        return new
 
     def begins_at(self, shape: Shape) -> int:
         return 0
@@ -201,10 +208,14 @@ class Slice(_Rearrange):
 
     def moved(self, frame: Array) -> Array:
         axis = checked_axis(self, self.axis, frame.shape)
-        part = frame[(slice(None),) * axis + (slice(self.start, self.stop),)]
-        if part.size == 0:
-            raise GraphError(f"{self!r} leaves nothing of a frame of shape {frame.shape}")
-        return part
+        return frame[(slice(None),) * axis + (slice(self.start, self.stop),)]
+
+    def shape_of(self, shape: Shape) -> Shape:
+        axis = checked_axis(self, self.axis, shape)
+        length = len(range(shape[axis])[self.start : self.stop])
+        if not length:
+            raise GraphError(f"{self!r} leaves nothing of a frame of shape {shape}")
+        return (*shape[:axis], length, *shape[axis + 1 :])
 
     def begins_at(self, shape: Shape) -> int | None:
         axis = checked_axis(self, self.axis, shape)

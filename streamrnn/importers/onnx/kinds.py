@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,15 +21,21 @@ def kind_of_array(array: Any) -> str:
 
 def kinds_made(node: NodeProto, opset: int, kinds: Sequence[str]) -> list[str]:
     """Return the kind of each output, given those of the inputs, as the operator's schema says."""
-    count = len(node.output)
+    to = next((a.i for a in node.attribute if a.name in ("to", "dtype")), None)
+    return _made(node.op_type, node.domain, opset, tuple(kinds), len(node.output), to)
+
+
+@functools.cache
+def _made(
+    op_type: str, domain: str, opset: int, kinds: tuple[str, ...], count: int, to: int | None
+) -> list[str]:
     try:
-        schema = defs.get_schema(node.op_type, opset, node.domain)
+        schema = defs.get_schema(op_type, opset, domain)
     except defs.SchemaError:
         return ["float"] * count
     letters: dict[str, str] = {}
     for formal, kind in zip(schema.inputs, kinds, strict=False):
         letters.setdefault(formal.type_str, kind)
-    to = next((a.i for a in node.attribute if a.name in ("to", "dtype")), None)
     made = []
     for i in range(count):
         letter = schema.outputs[min(i, len(schema.outputs) - 1)].type_str

@@ -67,7 +67,8 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
             ]
             if name not in pairs and len(same) == 1:
                 pairs.pair(name, same[0], "names")
-    for name, output in _flows(proto.graph).items():
+    unpaired = any(name not in pairs for name in list(shapes)[1:])
+    for name, output in _flows(proto.graph).items() if unpaired else ():
         if name in shapes and name not in pairs and output not in pairs.values():
             pairs.pair(name, output, "data flow")
     rest_in = [n for n in list(shapes)[1:] if n not in pairs]
