@@ -32,6 +32,7 @@ Shape = tuple[int, ...]
 MAX_CLOCK = 1 << 60
 MAX_FRAME = 1 << 26
 """Most numbers in one frame of any value."""
+MAX_AXES = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Value:
     args: tuple[Value, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.shape) > MAX_AXES:
+            raise GraphError(f"a frame of {len(self.shape)} axes: at most {MAX_AXES} are supported")
         if self.size > MAX_FRAME:
             raise GraphError(f"a frame of shape {self.shape} holds more than {MAX_FRAME} numbers")
 

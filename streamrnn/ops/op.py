@@ -9,7 +9,6 @@ in the library works through these answers and knows no op by name.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import operator
 from collections.abc import Mapping
@@ -97,7 +96,7 @@ class Op(_Rates):
             REGISTRY[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        for name, kind in _arguments(type(self)):
+        for name, kind in _arguments(self):
             setattr(self, name, _argument(self, name, kind, getattr(self, name)))
         if not (self.name is None or (isinstance(self.name, str) and self.name)):
             raise ConfigError(
@@ -155,7 +154,7 @@ class Op(_Rates):
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {name: getattr(self, name) for name, _ in _arguments(type(self))}
+        return {name: getattr(self, name) for name, _ in _arguments(self)}
 
     @property
     def weights(self) -> Mapping[str, Array]:
@@ -273,10 +272,15 @@ _WANTED = {
 }
 
 
-@functools.cache
-def _arguments(kind: Any) -> tuple[tuple[str, Any], ...]:
+_ARGUMENTS: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def _arguments(op: Op) -> tuple[tuple[str, Any], ...]:
     """Return the constructor's arguments and their types, without name and seed."""
-    return tuple((f.name, f.type) for f in fields(kind) if not f.kw_only)
+    if type(op) not in _ARGUMENTS:
+        own = tuple((f.name, f.type) for f in fields(op) if not f.kw_only)
+        _ARGUMENTS[type(op)] = own
+    return _ARGUMENTS[type(op)]
 
 
 def _argument(op: Op, name: str, kind: Any, value: Any) -> Any:
