@@ -26,6 +26,7 @@ from .simd import (
     as_ints,
     at,
     dot4,
+    hsum,
     lanes,
     load,
     no_sum,
@@ -62,25 +63,28 @@ def value_range(x: Any, n: int, spare: Any) -> Any:
 
     Operator DynamicQuantizeLinear of ONNX: ``scale = (max(x, 0) - min(x, 0)) / 255`` and
     ``zero = round(-min(x, 0) / scale)``; a scale of 1 where all is zero, as onnxruntime has it.
-    ``spare`` has room for two vectors.
+    The scale is NaN if not all of x is finite. ``spare`` has room for two vectors.
     """
     L = lanes()
     whole = n - n % L
-    lows, highs = splat(0.0), splat(0.0)
+    lows, highs, odd = splat(0.0), splat(0.0), splat(0.0)
     for i in range(0, whole, L):
         lows, highs = vmin(load(x, i), lows), vmax(load(x, i), highs)
+        odd = odd + (load(x, i) - load(x, i))  # zero, or NaN
     store(spare, 0, lows)
     store(spare, L, highs)
     low = high = np.float32(0.0)
+    wrong = hsum(odd)
     for i in range(L):
         low, high = min(low, spare[i]), max(high, spare[L + i])
     for i in range(whole, n):
         low, high = min(low, x[i]), max(high, x[i])
+        wrong += x[i] - x[i]
     scale = (high - low) / np.float32(255.0)
     if low == high:
         scale = np.float32(1.0)
     zero = np.float32(np.rint(min(max(-low / scale, np.float32(0.0)), np.float32(255.0))))
-    return scale, zero
+    return scale + wrong, zero
 
 
 @helper

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ConfigError, GraphError
 from ..graph import Shape, shown
 from ..kernels.integer_product import MAX_INPUTS, integer_affine, pack_bytes
-from ..kernels.simd import as_bytes, at, lanes, load, store_bytes
+from ..kernels.simd import as_bytes, at, hsum, lanes, load, splat, store_bytes
 from ..kernels.tape import Frames, Number, Scratch, Size, Weights, copy, kernel
 from .dynamic_quantize import each_frame
 from .op import Array, Arrays, Op
@@ -48,14 +48,23 @@ def integer_linear(
     offset: Number,
 ) -> None:
     """A frame is ``rows`` rows of I whole numbers from -offset to 255 - offset."""
-    small = as_bytes(bytes_)
+    L = lanes()
+    small, whole = as_bytes(bytes_), I - I % L
     for t in range(T):
         point = int(zero[t * zero_step] + offset)
+        one = np.float32(1.0) + (zero[t * zero_step] - zero[t * zero_step])  # NaN stays NaN
         for r in range(rows):
             row, target = at(q, t * q_step + r * I), at(small, r * K)
-            for i in range(0, I, lanes()):
-                store_bytes(target, i, load(row, i) + offset)
-        one = np.float32(1.0)
+            odd = splat(0.0)
+            for i in range(0, whole, L):
+                numbers = load(row, i)
+                store_bytes(target, i, numbers + offset)
+                odd = odd + (numbers - numbers)
+            if whole < I:
+                store_bytes(target, whole, load(row, whole) + offset)
+            for i in range(whole, I):
+                one += row[i] - row[i]
+            one += hsum(odd)
         integer_affine(rows, small, K, I, point, one, w, columns, scales, start, 0, padded, P, O)
         for r in range(rows):
             copy(O, at(padded, r * P), at(y, t * y_step + r * O))
