@@ -53,6 +53,9 @@ RANGES = {
 }
 """Kinds of quantised numbers, and what they hold."""
 
+KINDS = {2: np.dtype(np.uint8), 3: np.dtype(np.int8), 4: np.dtype(np.uint16), 5: np.dtype(np.int16)}
+"""The same by ONNX's number of a type."""
+
 
 def whole_range(a: Known, n: int, x: Tensor, *args: Tensor) -> Tensor:
     """Refuse an operator over frames that takes a range from all of them."""
@@ -129,9 +132,13 @@ def _levels(a: Known, x: Value, scale: Tensor, zero: Tensor, standard: Any) -> t
 @operator("QuantizeLinear", mixes=nothing)
 def quantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> Tensor:
     a.only("precision", 0)
-    a.only("output_dtype", 0, 2, 3, 4, 5)
+    chosen = a.get("output_dtype", 0)
+    if chosen and chosen not in KINDS:
+        raise Unsupported(f"output_dtype={chosen} is not supported, only {list(KINDS)}")
     a.get("saturate", 1)
-    kind = np.uint8 if zero is None else known(zero, "the zero point").dtype
+    kind = KINDS[chosen or 2] if zero is None else known(zero, "the zero point").dtype
+    if chosen and kind != KINDS[chosen]:
+        raise Unsupported(f"output_dtype={chosen} does not fit a zero point of {kind}")
     s, z = _levels(a, x, scale, zero, kind)
     return rounded(symbol(x), s, z.astype(np.float32), *_kind(kind))
 
@@ -360,7 +367,9 @@ def _parts_of(
     a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor]
 ) -> tuple[Op, Array, Any]:
     """Return what a node makes of frames, the scales of that, and its step, all checked."""
-    w_scale, w_zero, r_scale, r_zero = levels
+    if len(levels) < 3 or levels[0] is None or levels[2] is None:
+        raise Unsupported("the scales of W and R are missing")
+    w_scale, w_zero, r_scale, r_zero = (*levels, None)[:4]
     rows = _int8(w[0], w_zero, "W"), _int8(w[1], r_zero, "R")
     H = rows[1].shape[1]
     a.only("hidden_size", H)
@@ -378,8 +387,10 @@ def _parts_of(
     order, wanted = LSTMCell.layouts["onnx"], LSTMCell.gates
 
     def scales(tensor: Tensor) -> Array:
-        s = np.broadcast_to(known(tensor, "the scales").astype(np.float32).reshape(-1), 4 * H)
-        return reorder(s, order, wanted)
+        s = known(tensor, "the scales").astype(np.float32).reshape(-1)
+        if s.size not in (1, 4 * H):
+            raise Unsupported(f"{s.size} scales, expected 1 or {4 * H}")
+        return reorder(np.broadcast_to(s, 4 * H), order, wanted)
 
     of_frame = with_weights(IntegerLinear(rows[0].shape[1], 4 * H), weight_int8=rows[0])
     step = with_weights(
@@ -413,9 +424,11 @@ def dynamic_quantize_lstm(
         )
     if isinstance(x, Timed):
         whole_range(a, n, x)
-    if lengths is not None or peepholes is not None:
-        raise Unsupported("sequence_lens and peepholes are not supported")
     T, B, I = x.shape
+    if lengths is not None and known(lengths, "sequence_lens").tolist() != [T] * B:
+        raise Unsupported(f"sequence_lens other than {T} are not supported")
+    if peepholes is not None and known(peepholes, "P").any():
+        raise Unsupported("peepholes are not supported")
     if B != 1 or T > MAX_FRAMES_A_CALL:
         raise Unsupported(
             f"{B} sequences of {T} frames in every call: one of at most {MAX_FRAMES_A_CALL} can be"
