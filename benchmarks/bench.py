@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,12 +22,12 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import measure, peers, report
+from benchmarks import measure, models, peers, report
 from benchmarks.measure import FULL, QUICK, DisagreementError, Effort
 from benchmarks.peers import Case
 from benchmarks.report import SILERO, Report, Row
 
-SECTIONS = ["lstm", "gru", "rnn", "silero", "start"]
+SECTIONS = ["lstm", "gru", "rnn", "silero", "models", "start"]
 SIZES = [
     (16, 16, 1),
     (16, 32, 1),
@@ -128,9 +129,27 @@ def measure_all(sections: Sequence[str], effort: Effort, found: Report) -> None:
                     raise
                 except Exception as error:  # no network, no soundfile, …: the rest still counts
                     found.skipped[SILERO] = f"{type(error).__name__}: {error}"
+    if "models" in sections:
+        measure_models(effort, found)
     if "start" in sections:
         with announced("cold start", 1 + effort.starts) as tick:
             found.start = measure.cold_start(effort, tick)
+
+
+def measure_models(effort: Effort, found: Report) -> None:
+    """Measure real models: a step of each, and how long they take to load."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            real = models.real_models(Path(folder))
+        except Exception as error:  # no network, a test library that is missing, …
+            found.skipped["real models"] = f"{type(error).__name__}: {error}"
+            return
+        for model in real:
+            with announced(model.label, effort.rounds) as tick:
+                timings, difference = models.step(model, effort, tick)
+                found.models.append(Row(model.label, None, timings, difference))
+        with announced("loading", 1) as tick:
+            found.loading = models.loading(real, max(5, effort.rounds))
 
 
 def write(found: Report, folder: Path, json_copy: Path | None) -> None:

@@ -71,7 +71,9 @@ class Timing:
     calls: int
 
 
-def check_agreement(contenders: Sequence[Contender], x: Array, frames: Array) -> float:
+def check_agreement(
+    contenders: Sequence[Contender], x: Array, frames: Array, tolerance: float = TOLERANCE
+) -> float:
     """Run all single-step contenders over some frames and compare each with the first.
 
     Parameters
@@ -82,6 +84,8 @@ def check_agreement(contenders: Sequence[Contender], x: Array, frames: Array) ->
         The buffer that they read.
     frames : float32 [shape=(T, I)]
         The frames.
+    tolerance : float
+        Largest difference that is accepted.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def check_agreement(contenders: Sequence[Contender], x: Array, frames: Array) ->
     Raises
     ------
     DisagreementError
-        If it is larger than 1e-4.
+        If a difference is larger.
     """
     first, *others = [c for c in contenders if c.frames == 1]
     largest = 0.0
@@ -101,10 +105,10 @@ def check_agreement(contenders: Sequence[Contender], x: Array, frames: Array) ->
             contender.step()
         for contender in others:
             difference = float(np.abs(first.output() - contender.output()).max())
-            if not difference <= TOLERANCE:
+            if not difference <= tolerance:
                 raise DisagreementError(
                     f"{contender.name} and {first.name} differ by {difference:.2g} in frame {t}, "
-                    f"expected at most {TOLERANCE:g}: not the same function, nothing to compare"
+                    f"expected at most {tolerance:g}: not the same function, nothing to compare"
                 )
             largest = max(largest, difference)
     return largest

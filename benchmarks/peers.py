@@ -105,6 +105,8 @@ class StepGraph:
         Name of each state as it goes in: (name as it comes out, shape).
     constants : dict
         Inputs that are the same in every step.
+    y_shape : tuple of int
+        Shape of the result, where it is no state.
     """
 
     model: bytes
@@ -112,6 +114,7 @@ class StepGraph:
     y: str
     states: Mapping[str, tuple[str, tuple[int, ...]]]
     constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    y_shape: tuple[int, ...] = (1, 1)
 
     def session(self) -> Any:
         """Return an onnxruntime session on one thread."""
@@ -290,7 +293,7 @@ def onnxruntime_binding(graph: StepGraph, x: Array) -> Contender:
     for before, after in (states, states[::-1]):
         outputs = {out: after[name] for name, (out, _) in graph.states.items()}
         if graph.y not in outputs:
-            outputs[graph.y] = np.zeros((1, 1), np.float32)
+            outputs[graph.y] = np.zeros(graph.y_shape, np.float32)
         results.append(outputs[graph.y].reshape(-1))
         binding = session.io_binding()
         for name, array in {graph.x: x, **graph.constants, **before}.items():

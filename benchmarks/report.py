@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .measure import STAGES, Effort, Timing
+from .models import REASONS, Loading
 from .peers import BINDING, BLOCK, RUN, STEP, TORCH, Case, torch_or_none
 
 __all__ = ["Expectation", "Report", "Row", "machine", "plot"]
@@ -22,6 +23,9 @@ SILERO = "Silero VAD, 32 ms frame"
 AT_LEAST = {16: 5.0, 32: 5.0, 128: 2.0, 256: 1.4}
 """Times faster than io-binding that a step is expected to be, by hidden size."""
 SILERO_AT_LEAST = 2.0
+MODEL_AT_LEAST = 1.0
+EXPLAINED_BELOW = 1.5
+LOADING_BELOW = 2.0
 START_AT_MOST_S = 1.0
 
 LIBRARIES = ["numpy", "numba", "llvmlite", "onnx", "onnxruntime", "torch"]
@@ -71,6 +75,8 @@ class Report:
     effort: Effort
     machine: dict[str, str]
     rows: list[Row] = field(default_factory=list)
+    models: list[Row] = field(default_factory=list)
+    loading: list[Loading] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)
 
@@ -84,6 +90,17 @@ class Report:
             elif row.case is None:
                 fastest = min((BINDING, RUN), key=row.ratio)
                 found.append(_at_least(row.label, row.ratio(fastest), SILERO_AT_LEAST, fastest))
+        for row in self.models:
+            fastest = min((BINDING, RUN), key=row.ratio)
+            found.append(_at_least(row.label, row.ratio(fastest), MODEL_AT_LEAST, fastest))
+        for read in self.loading:
+            times = read.load_ms / read.session_ms
+            met = times < LOADING_BELOW
+            text = (
+                f"{read.label}: loading takes {times:.2f}x of onnxruntime's session, expected "
+                f"under {LOADING_BELOW:g}x: {_said(met)}"
+            )
+            found.append(Expectation(text, times, met))
         found += [
             Expectation(f"{label}: not measured, {reason}", None, None)
             for label, reason in self.skipped.items()
@@ -115,6 +132,40 @@ class Report:
             heads += [name] if name in (STEP, BLOCK) else [name, "ratio"]
         return table([heads, *body])
 
+    def models_table(self) -> str:
+        """Return the steps of real models as a table, and why a ratio is small."""
+        heads = ["µs per step: median / p99", STEP, BINDING, "ratio", RUN, "ratio"]
+        body = []
+        for row in self.models:
+            cells = [row.label, _pair(row.timings[STEP])]
+            for name in (BINDING, RUN):
+                cells += [_pair(row.timings[name]), f"{row.ratio(name):.1f}x"]
+            body.append(cells)
+        lines = [table([heads, *body]), ""]
+        for row in self.models:
+            least = min(row.ratio(BINDING), row.ratio(RUN))
+            if least < EXPLAINED_BELOW:
+                why = REASONS.get(row.label, "not explained")
+                lines.append(f"- {row.label}, {least:.2f}x: {why}.")
+        return "\n".join(lines)
+
+    def loading_table(self) -> str:
+        """Return how long real models take to be read, as a table."""
+        heads = ["ms, median", "load", "first stream", "onnxruntime session", "load / session",
+                 "both / session"]  # fmt: skip
+        body = [
+            [
+                found.label,
+                f"{found.load_ms:.1f}",
+                f"{found.stream_ms:.1f}",
+                f"{found.session_ms:.1f}",
+                f"{found.load_ms / found.session_ms:.2f}",
+                f"{(found.load_ms + found.stream_ms) / found.session_ms:.2f}",
+            ]
+            for found in self.loading
+        ]
+        return table([heads, *body])
+
     def start_table(self) -> str:
         """Return the stages of the cold start as a table."""
         body = [[stage, f"{seconds:.3f}"] for stage, seconds in self.start.items()]
@@ -123,6 +174,8 @@ class Report:
     def results(self) -> str:
         """Return tables and expectations as Markdown that reads well as plain text."""
         parts = [self.latency_table()] if self.rows or self.skipped else []
+        parts += [self.models_table()] if self.models else []
+        parts += [self.loading_table()] if self.loading else []
         parts += [self.start_table()] if self.start else []
         parts.append(
             "\n".join(["Expectations:", "", *(f"- {e.text}" for e in self.expectations())])
@@ -132,8 +185,8 @@ class Report:
             notes.append("torch is not installed: its column is blank.")
         if float(self.machine.get("load before", 0)) > 0.5:
             notes.append("Something else was running: take these figures as rough.")
-        if self.rows:
-            worst = max(row.difference for row in self.rows)
+        if self.rows or self.models:
+            worst = max(row.difference for row in (*self.rows, *self.models))
             notes.append(f"All contenders of a row gave the same outputs, within {worst:.1g}.")
         return "\n\n".join(parts + notes) + "\n"
 
@@ -163,6 +216,8 @@ class Report:
             "machine": self.machine,
             "effort": asdict(self.effort),
             "latency": rows,
+            "models": [asdict(row) for row in self.models],
+            "loading": [asdict(found) for found in self.loading],
             "skipped": self.skipped,
             "cold_start_s": self.start,
             "expectations": [asdict(e) for e in self.expectations()],

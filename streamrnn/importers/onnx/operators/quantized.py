@@ -359,8 +359,9 @@ def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
             f"{what} of {w.dtype} {w.shape} with the zero point {level}: supported are int8 with 0 "
             f"and uint8 with 128"
         )
-    rows = (w[0].astype(np.int32) - (128 if shifted else 0)).T
-    return reorder(rows.astype(np.float32), LSTMCell.layouts["onnx"], LSTMCell.gates)
+    rows = (w[0] ^ 0x80).view(np.int8).T if shifted else w[0].T  # less 128
+    ours = reorder(rows, LSTMCell.layouts["onnx"], LSTMCell.gates)
+    return np.ascontiguousarray(ours).astype(np.float32)
 
 
 def _parts_of(
