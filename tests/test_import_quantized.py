@@ -214,6 +214,40 @@ def test_operators_on_bytes_are_onnxruntimes(name, tmp_path):
         assert np.abs(a.reshape(-1) - b.reshape(-1)).max() <= step + 1e-5 * max(1, np.abs(b).max())
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "zero"),
+    [
+        (np.int8, -128, 128, 0),
+        (np.int8, -100, 101, -20),
+        (np.int8, -128, 128, 9),
+        (np.uint8, 0, 256, 128),
+        (np.uint8, 190, 211, 200),
+        (np.uint8, 0, 256, 0),
+        (np.uint8, 0, 256, None),
+    ],
+)
+def test_sums_of_bytes_are_exact_whatever_the_zero_point(kind, low, high, zero, tmp_path):
+    """4,000 products, whose parts would leave the whole numbers that float32 can hold."""
+    rng = np.random.default_rng(0)
+    level = kind(zero) if zero is not None else rng.integers(100, 156, 5).astype(kind)
+    nodes = [
+        DYNAMIC,
+        N("MatMulInteger", ["q", "w", "xz", "wz"], ["p"]),
+        N("Cast", ["p"], ["y"], **FLOAT),
+    ]
+    weights = {"w": rng.integers(low, high, (4000, 5)).astype(kind), "wz": level}
+    frames = rng.uniform(-1, 1, (20, 4000)).astype(np.float32)
+    frames[10:] += 1 if low > 0 else 0  # all on one side of zero: large sums where weights cancel
+    got, wanted = run_graph(tmp_path / "m.onnx", nodes, weights, frames)
+    exact = 0
+    for a, (b,) in zip(got, wanted, strict=True):
+        if np.abs(b).max() < 1 << 24:
+            assert np.array_equal(a.reshape(-1), b.reshape(-1))
+            exact += 1
+        assert np.allclose(a.reshape(-1), b.reshape(-1), rtol=2e-7)
+    assert exact >= 10
+
+
 def test_a_convolution_of_bytes(tmp_path):
     w = RNG.integers(-128, 128, (4, 2, 3)).astype(np.int8)
     nodes = [

@@ -25,7 +25,6 @@ from ....ops.lstm import LSTMCell
 from ....ops.mathematics import Round
 from ....ops.op import Op
 from ....ops.rearrange import Slice
-from ....ops.reduce import Sum
 from ..node import (
     OPERATORS,
     Array,
@@ -159,15 +158,13 @@ def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Valu
     weight = known(w, "the right factor")
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[:1]:
         raise Unsupported(f"factors of shapes {x.shape} and {weight.shape} are not supported")
-    small = weight.astype(np.int32)
+    if weight.dtype not in (np.int8, np.uint8):
+        raise Unsupported(f"weights of {weight.dtype} are not supported, only int8 and uint8")
     level = np.zeros(1, np.int32) if w_zero is None else known(w_zero, "its zero point")
     level = np.asarray(level, np.int32).reshape(-1)
     if level.size not in (1, weight.shape[1]):
         raise Unsupported(f"{level.size} zero points for {weight.shape[1]} columns")
-    if weight.dtype == np.uint8:
-        small, level = small - 128, level - 128
-    elif weight.dtype != np.int8:
-        raise Unsupported(f"weights of {weight.dtype} are not supported, only int8 and uint8")
+    centred = weight.astype(np.int32) - level
     K, O = weight.shape
     zero, signed = x_zero, False
     if not isinstance(x_zero, Value):
@@ -176,15 +173,17 @@ def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Valu
             raise Unsupported(f"{fixed.size} zero points of the left factor, expected one")
         signed = fixed.dtype == np.int8
         zero = symbol(fixed.reshape(()).astype(np.float32), x)
-    zero, rows = reshaped(zero, ()), small.T.astype(np.float32)
+    zero = reshaped(zero, ())
     if x_zero is None or (isinstance(x_zero, Value) and not _are_uint8(x)):
         # Nothing says whether they are int8 or uint8: a product of floats, exact below 2**24.
-        made = with_weights(Linear(K, O, bias=False), weight=rows)(x - zero)
-    else:
-        made = with_weights(IntegerLinear(K, O, signed), weight_int8=rows)(x, zero)
-    if level.any():
-        rest = Sum(-1, keepdims=True)(x - zero) * _broadcast(made, level)
-        made = made - rest
+        rows = centred.T.astype(np.float32)
+        return with_weights(Linear(K, O, bias=False), weight=rows)(x - zero)
+    made = None
+    while made is None or centred.any():  # what does not fit into int8 is a sum of parts that do
+        part = np.clip(centred, -128, 127)
+        op = with_weights(IntegerLinear(K, O, signed), weight_int8=part.T.astype(np.float32))
+        made = op(x, zero) if made is None else made + op(x, zero)
+        centred = centred - part
     return made
 
 
