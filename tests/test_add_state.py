@@ -86,6 +86,35 @@ def test_a_recurrent_graph_gets_its_state_as_inputs_and_outputs(tmp_path):
     assert np.abs(np.concatenate(outputs, 2) - whole).max() < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads", "late"),
+    [(3, 1, [2, 0], 0), (3, 1, [1, 1], 1), (5, 1, [0, 0], 4), (3, 2, [2, 0], 0), (4, 2, [1, 1], 2)],
+)
+def test_convolutions_over_time_become_histories(kernel, stride, pads, late, tmp_path):
+    """Causal, looking ahead, strided; a recurrent node behind, whose state waits for its frames."""
+    nodes = [
+        ("Conv", ["x", "K", "b"], ["a"], {"pads": pads, "strides": [stride]}),
+        ("Tanh", ["a"], ["f"], {}),
+        ("Transpose", ["f"], ["t"], {"perm": [2, 0, 1]}),
+        ("GRU", ["t", "W", "R"], ["s"], {"hidden_size": 4, "linear_before_reset": 1}),
+        ("Squeeze", ["s", "one"], ["u"], {}),
+        ("Transpose", ["u"], ["y"], {"perm": [1, 2, 0]}),
+    ]
+    weights = gru(K=normal(3, 2, kernel), b=normal(3), one=np.array([1]))
+    source = graph(tmp_path / "sequence.onnx", nodes, weights, [1, 2, "time"])
+    report = add_state(source, tmp_path / "step.onnx")
+    assert report.max_error < 1e-5
+    model = sr.load(source)
+    assert (model.delay_frames, model.stride_frames) == (late, stride)
+    step = sr.load(tmp_path / "step.onnx").stream()
+    x = RNG.standard_normal((60, 2)).astype(np.float32)
+    chunks = x.reshape(-1, stride, 2).transpose(0, 2, 1) if stride > 1 else x
+    shaped = np.ascontiguousarray(chunks).reshape(len(chunks), *step.program.inputs[0].shape)
+    again, wanted = step.run(shaped).reshape(-1, 4), model.stream().run(x)
+    assert len(again) >= len(wanted) > 20
+    assert np.abs(again[: len(wanted)] - wanted).max() < 1e-5
+
+
 def test_nothing_is_written_where_the_two_differ(tmp_path, monkeypatch):
     nodes = [
         ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}),

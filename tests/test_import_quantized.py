@@ -200,6 +200,29 @@ CHAINS = {
 }  # fmt: skip
 
 
+BETWEEN = {
+    "QLinearAdd": ["q", "s", "z", "q", "s", "z", "ys", "z"],
+    "QLinearLeakyRelu": ["q", "s", "z", "ys", "z"],
+    "QLinearMul": ["q", "s", "z", "q", "s", "z", "ys", "z"],
+    "QLinearSigmoid": ["q", "s", "z", "ys", "z"],
+}
+
+
+@pytest.mark.parametrize("kind", BETWEEN)
+def test_operators_between_bytes_are_onnxruntimes_but_for_halves(kind, tmp_path):
+    nodes = [
+        N("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        N(kind, BETWEEN[kind], ["p"], domain="com.microsoft"),
+        N("DequantizeLinear", ["p", "ys", "z"], ["y"]),
+    ]
+    frames = (2 * RNG.standard_normal((60, 6))).astype(np.float32)
+    weights = LEVELS | {"ys": np.float32(0.07)}
+    got, wanted = run_graph(tmp_path / "m.onnx", nodes, weights, frames)
+    apart = np.array([np.abs(a.ravel() - b.ravel()) for a, (b,) in zip(got, wanted, strict=True)])
+    assert apart.max() < 0.0701  # a half may be rounded up or down
+    assert (apart > 1e-5).mean() < 0.02
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_operators_on_bytes_are_onnxruntimes(name, tmp_path):
     nodes, weights = CHAINS[name]

@@ -7,13 +7,13 @@ bytes where the weights are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ....graph import Value
-from ....ops.activations import Hardtanh
+from ....ops.activations import Hardtanh, LeakyReLU, Sigmoid
 from ....ops.arithmetic import Div, Scale
 from ....ops.cell import reorder
 from ....ops.concat import concat
@@ -328,20 +328,32 @@ def qlinear_conv(
     return _requantized(sums, factor, y_zero)
 
 
-def _between_bytes(make: Any, inputs: int) -> Handler:
+def _between_bytes(make: Callable[..., Value]) -> Handler:
     """Return the handler of an operator on bytes: dequantise, compute, quantise."""
 
     def handler(a: Known, n: int, *args: Tensor) -> Tensor:
-        levels = [known(t, "scales and zero points") for i, t in enumerate(args) if i % 3]
-        values = [
-            dequantized(symbol(x), np.float32(s.item()), z.astype(np.float32))
-            for x, s, z in zip(args[0::3], levels[0::2], levels[1::2], strict=False)
-        ]
-        scale, zero = levels[2 * inputs :]
-        made = make(*values[:inputs])
-        return rounded(made, scale, zero.astype(np.float32), *_kind(zero.dtype))
+        *operands, y_scale, y_zero = args
+        values = []
+        for x, scale, zero in zip(operands[0::3], operands[1::3], operands[2::3], strict=True):
+            s, z = known(scale, "a scale"), known(zero, "a zero point")
+            _kind(z.dtype)
+            values.append(dequantized(symbol(x), s.reshape(()), z.reshape(()).astype(np.float32)))
+        scale, zero = known(y_scale, "a scale"), known(y_zero, "a zero point")
+        low, high = _kind(zero.dtype)
+        point = zero.reshape(()).astype(np.float32)
+        return rounded(make(a, *values), scale.reshape(()), point, low, high)
 
     return handler
+
+
+BETWEEN: dict[str, Callable[..., Value]] = {
+    "QLinearAdd": lambda a, x, y: x + y,
+    "QLinearLeakyRelu": lambda a, x: LeakyReLU(a.get("alpha", 0.01))(x),
+    "QLinearMul": lambda a, x, y: x * y,
+    "QLinearSigmoid": lambda a, x: Sigmoid()(x),
+}
+for _name, _make in BETWEEN.items():
+    operator(f"com.microsoft.{_name}", mixes=nothing)(_between_bytes(_make))
 
 
 # LSTM -------------------------------------------------------------------------------------------
