@@ -458,6 +458,7 @@ BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
     "lstm clip": (lstm(clip=-1.0), (CELL + "LSTM", "clip=-1.0")),
     "lstm peepholes": (lstm(arrays={7: ("P", weight(1, 11))}), (CELL + "LSTM", "P has shape")),
     "lstm activations": (lstm(activations=["Relu", "Tanh"]), (CELL, "expected 3 for each")),
+    "rnn without alpha": (gates("RNN", 1, ["ScaledTanh"]), (CELL + "RNN", "runtimes differ")),
     "gru activation": (gates("GRU", 3, ["Cube", "Tanh"]), (CELL + "GRU", "'cube'")),
     "gru layout": (gates("GRU", 3, layout=2), (CELL + "GRU", "layout")),
     "lstm of two": (lstm(arrays={1: ("W2", weight(2, 16, 3))}), (CELL + "LSTM", "W")),

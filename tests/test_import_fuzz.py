@@ -188,6 +188,12 @@ def attribute_changed(node: Any, rng: random.Random) -> None:
         attribute.i, attribute.f = number(rng), rng.choice(FLOATS)
 
 
+def _limits(kind: np.dtype[Any]) -> tuple[int, int]:
+    """Return what an integer of this kind holds, at most what fits int32."""
+    info = np.iinfo(kind) if kind.kind in "iu" else np.iinfo(np.int32)
+    return max(int(info.min), -(2**31)), min(int(info.max), 2**31 - 1)
+
+
 def tensor_changed(tensor: Any, rng: random.Random) -> None:
     kind = rng.randrange(4)
     try:
@@ -199,7 +205,7 @@ def tensor_changed(tensor: Any, rng: random.Random) -> None:
         return
     if kind == 1 and array.size and array.dtype.kind in "if":
         entry = number(rng) if array.dtype.kind == "i" else rng.choice(FLOATS)
-        array.reshape(-1)[rng.randrange(array.size)] = np.clip(entry, -(2**31), 2**31 - 1)
+        array.reshape(-1)[rng.randrange(array.size)] = np.clip(entry, *_limits(array.dtype))
     elif kind == 2:
         array = array.astype(rng.choice(["float32", "float64", "int64", "int32", "float16", "?"]))
     else:

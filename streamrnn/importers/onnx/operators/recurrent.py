@@ -65,20 +65,23 @@ def _thresholded(alpha: float) -> Callable[[Value], Value]:
     return lambda x: x * Less()(symbol(np.full(x.shape, alpha, np.float32), x), x)
 
 
-ACTIVATIONS: dict[str, tuple[int, float, float, _Make]] = {
-    "affine": (2, 1.0, 0.0, lambda alpha, beta: Scale(alpha, beta)),
+ACTIVATIONS: dict[str, tuple[int, float | None, float | None, _Make]] = {
+    "affine": (2, None, None, lambda alpha, beta: Scale(alpha, beta)),
     "elu": (1, 1.0, 0.0, lambda alpha, beta: act.ELU(alpha)),
     "hardsigmoid": (2, 0.2, 0.5, lambda alpha, beta: act.Hardsigmoid(alpha, beta)),
     "leakyrelu": (1, 0.01, 0.0, lambda alpha, beta: act.LeakyReLU(alpha)),
     "relu": (0, 0.0, 0.0, lambda alpha, beta: act.ReLU()),
-    "scaledtanh": (2, 1.0, 1.0, _scaled_tanh),
+    "scaledtanh": (2, None, None, _scaled_tanh),
     "sigmoid": (0, 0.0, 0.0, lambda alpha, beta: act.Sigmoid()),
     "softplus": (0, 0.0, 0.0, lambda alpha, beta: act.Softplus()),
     "softsign": (0, 0.0, 0.0, lambda alpha, beta: act.Softsign()),
-    "thresholdedrelu": (1, 1.0, 0.0, lambda alpha, beta: _thresholded(alpha)),
+    "thresholdedrelu": (1, None, 0.0, lambda alpha, beta: _thresholded(alpha)),
     "tanh": (0, 0.0, 0.0, lambda alpha, beta: act.Tanh()),
 }
-"""By the name in lower case: how many of alpha and beta it takes, their defaults, our op."""
+"""By the name in lower case: how many of alpha and beta it takes, their defaults, our op.
+
+None: the specification names no default that all agree on (onnxruntime takes 0).
+"""
 
 
 def _activations(a: Known, usual: Sequence[str], directions: int) -> tuple[list[list[Any]], bool]:
@@ -97,6 +100,11 @@ def _activations(a: Known, usual: Sequence[str], directions: int) -> tuple[list[
         takes, alpha, beta, make = ACTIVATIONS[name]
         alpha = next(alphas, alpha) if takes > 0 else alpha
         beta = next(betas, beta) if takes > 1 else beta
+        if alpha is None or beta is None:
+            raise Unsupported(
+                f"activation {name!r} without its activation_alpha or activation_beta: runtimes "
+                f"differ in what they are then"
+            )
         made.append(make(alpha, beta))
     rows = [made[k : k + len(usual)] for k in range(0, len(made), len(usual))]
     return rows, names == [name.lower() for name in usual] * directions
