@@ -249,7 +249,7 @@ def _checked(given: Any, shape: Shape) -> tuple[Array, str]:
         return empty, "holds a NaN or an infinity"
     with np.errstate(over="ignore"):
         copy = np.array(array, np.float32, order="C")
-    if not np.isfinite(copy).all():
+    if copy.dtype != array.dtype and not np.isfinite(copy).all():
         return empty, "holds a number beyond the range of float32"
     copy.flags.writeable = False
     return copy, ""

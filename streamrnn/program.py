@@ -239,8 +239,11 @@ class Lowering:
             return number(operand)
         return int(operand)
 
-    def _arrange(self, block: int) -> int:
-        """Give every place an offset so that no two overlap while both are in use."""
+    def _arrange(self, block: int, goal: float = math.inf) -> int:
+        """Give every place an offset so that no two overlap while both are in use.
+
+        Returns the floats that are needed, or some number above `goal` as soon as it is passed.
+        """
         busy: list[tuple[int, int, int]] = []  # (begin, end, last row), in order
         total = 0
         for place in self._places:  # in the order of their first rows
@@ -250,8 +253,11 @@ class Lowering:
             for start, stop, _ in busy:
                 if start - place.offset >= size:
                     break
-                place.offset = max(place.offset, stop)
+                if stop > place.offset:
+                    place.offset = stop
             total = max(total, place.offset + size)
+            if total > goal:
+                break
             bisect.insort(busy, (place.offset, place.offset + size, place.last))
         return total
 
@@ -316,7 +322,7 @@ class Program:
         source, result = self._lower(low, lowered)
 
         self.block = 1 if graph.feedback else MAX_BLOCK
-        while low._arrange(self.block) > SCRATCH_GOAL and self.block > 1:
+        while self.block > 1 and low._arrange(self.block, SCRATCH_GOAL) > SCRATCH_GOAL:
             self.block //= 2
         self.scratch_size = low._arrange(self.block)
         _check("scratch", self.scratch_size)

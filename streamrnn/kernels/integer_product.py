@@ -51,10 +51,11 @@ def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float
     blocks, quads = -(-outputs // width), -(-inputs // 4)
     padded = np.zeros((blocks * width, quads * 4), np.int8)
     padded[:outputs, :inputs] = weight
-    by_block = padded.reshape(blocks, width, quads, 4)
-    parts = [by_block[first : first + n].transpose(2, 0, 1, 3) for first, n in _groups(blocks)]
-    flat = np.concatenate([np.ascontiguousarray(part).reshape(-1) for part in parts])
-    return np.asarray(flat.view(np.float32))
+    by_block = padded.view(np.int32).reshape(blocks, width, quads)
+    parts = [
+        by_block[first : first + n].transpose(2, 0, 1).reshape(-1) for first, n in _groups(blocks)
+    ]
+    return np.concatenate(parts).view(np.float32)
 
 
 @helper

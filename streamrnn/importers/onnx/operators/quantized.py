@@ -372,7 +372,10 @@ def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
         )
     rows = (w[0] ^ 0x80).view(np.int8).T if shifted else w[0].T  # less 128
     ours = reorder(rows, LSTMCell.layouts["onnx"], LSTMCell.gates)
-    return np.ascontiguousarray(ours).astype(np.float32)
+    made: Array = np.empty(ours.shape, np.float32)
+    for i in range(0, ours.shape[-1], 16):  # in pieces that stay in the cache
+        made[:, i : i + 16] = ours[:, i : i + 16]
+    return made
 
 
 def _parts_of(
