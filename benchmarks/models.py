@@ -78,9 +78,8 @@ REASONS = {
 """Why a step is less than 1.5 times as fast as onnxruntime's, where it may be."""
 
 UNLIKE = {
-    "its embedder, 80 frames": "240 steps of int8 rounding amplify the last bit of a float: "
-    "onnxruntime's own result moves as far when its input changes by 1e-6, see "
-    "tests/test_import_quantized.py",
+    "its embedder, 80 frames": "240 steps of int8 rounding amplify the last bit of a float, "
+    "in onnxruntime's own result too: see tests/test_import_quantized.py",
 }
 """Why the outputs of a model cannot be compared, where it is so."""
 

@@ -97,8 +97,8 @@ class Report:
             times = (read.load_ms + read.stream_ms) / read.session_ms
             met = times < LOADING_BELOW
             text = (
-                f"{read.label}: load and first stream take {times:.2f}x of onnxruntime's session, expected "
-                f"under {LOADING_BELOW:g}x: {_said(met)}"
+                f"{read.label}: load and first stream take {times:.2f}x of onnxruntime's "
+                f"session, expected under {LOADING_BELOW:g}x: {_said(met)}"
             )
             found.append(Expectation(text, times, met))
         found += [
