@@ -16,6 +16,7 @@ from ..errors import GraphError
 from ..graph import Clock, Shape
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Index, Scratch, Size, State, copy, kernel
+from .conv1d import remember
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -42,12 +43,9 @@ def align(
     n: Size,
 ) -> None:
     """``index`` input and ``first`` output frames came before this block."""
-    copy(memory * n, past, window)
-    for t in range(T):
-        copy(n, at(x, t * x_step), at(window, (memory + t) * n))
+    remember(T, x, x_step, window, past, n, memory)
     for t in range(due):
         copy(n, at(window, (memory + first + t + skip - index) * n), at(y, t * y_step))
-    copy(memory * n, at(window, T * n), past)
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Conv1d", "check_convolution", "pack_groups", "taps_first"]
+__all__ = ["Conv1d", "check_convolution", "pack_groups", "remember", "taps_first"]
 
 
 @helper

@@ -11,6 +11,7 @@ from ..errors import GraphError
 from ..graph import Shape
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, State, copy, kernel
+from .conv1d import remember
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -33,11 +34,9 @@ def delay(
     n: Size,
 ) -> None:
     """``window`` is the past and the new frames."""
-    copy(memory * n, past, window)
+    remember(T, x, x_step, window, past, n, memory)
     for t in range(T):
-        copy(n, at(x, t * x_step), at(window, (memory + t) * n))
         copy(n, at(window, t * n), at(y, t * y_step))
-    copy(memory * n, at(window, T * n), past)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from ...ops.align import Align
 from ...ops.past import Past
 from . import operators  # noqa: F401 (fills the table of operators)
 from .functions import written_out
+from .inputs import fixed_length, frame_shape, input_shape
 from .kinds import kind_of_array, kinds_made
 from .known import (
     COMPUTED,
@@ -187,10 +187,10 @@ class Reader:
         self.time_axes: dict[str, int] = {}
         for name, value in inputs.items():
             if name not in constants:
-                self.shapes[name], time = _input_shape(value, shapes.get(name))
+                self.shapes[name], time = input_shape(value, shapes.get(name))
                 if time is not None:
                     self.time_axes[name] = time
-        self.fixed_length = _fixed_length(inputs, self.time_axes)
+        self.fixed_length = fixed_length(inputs, self.time_axes)
         """Frames in a sequence, where the file says how many."""
         self.dtypes = {n: v.type.tensor_type.elem_type for n, v in inputs.items()}
         self.feedback: dict[Value, Value] = {}
@@ -244,7 +244,7 @@ class Reader:
                 values[name] = pasts[name] = past()
             else:
                 axis = self.time_axes.get(name)
-                frame = _frame_shape(shape, axis)
+                frame = frame_shape(shape, axis)
                 inputs[name] = Input(frame, "int64" if indices else "float32")
                 value = reshaped(inputs[name], shape)
                 values[name] = (
@@ -279,7 +279,7 @@ class Reader:
             skip = self._meaningless_calls()
             value = Align(skip)(value) if skip else value
             self.output_axes[output.name], self.output_shapes[output.name] = axis, value.shape
-            outputs[output.name] = reshaped(value, _frame_shape(value.shape, axis))
+            outputs[output.name] = reshaped(value, frame_shape(value.shape, axis))
         if not outputs:
             raise Unsupported("every output is a state: nothing is left to come out")
         return dict(zip(outputs, aligned(list(outputs.values())), strict=True))
@@ -463,44 +463,6 @@ class Reader:
         return computed(node, args, self.opset)
 
 
-def _input_shape(
-    value: onnx.ValueInfoProto, given: Sequence[int | None] | None
-) -> tuple[Shape, int | None]:
-    """Return the shape of an input, open axes as 1, and which of them is time."""
-    dims = value.type.tensor_type.shape.dim
-    unsaid = not value.type.tensor_type.HasField("shape")
-    open_axes = [i for i, d in enumerate(dims) if not (d.HasField("dim_value") and d.dim_value > 0)]
-    if given is not None:
-        return _given_shape(value.name, tuple(given), None if unsaid else dims, open_axes)
-    time = [i for i in open_axes if not _is_batch(dims[i].dim_param)]
-    if unsaid or len(time) > 1 or any(not dims[i].dim_param for i in time):
-        shown = "?" if unsaid else [d.dim_param or d.dim_value or "?" for d in dims]
-        raise FileError(
-            f"input {value.name!r} has the open shape {shown}: say which with "
-            f"shapes={{{value.name!r}: (…)}}, and None for the time axis of a sequence"
-        )
-    shape = tuple(1 if i in open_axes else d.dim_value for i, d in enumerate(dims))
-    if math.prod(shape) > MAX_FRAME:
-        raise FileError(f"input {value.name!r} {shape} holds more than {MAX_FRAME} numbers")
-    return shape, time[0] if time else None
-
-
-def _given_shape(
-    name: str, given: tuple[int | None, ...], dims: Any, open_axes: list[int]
-) -> tuple[Shape, int | None]:
-    """Return an input's shape as the user says it, where the file leaves it open; None is time."""
-    time = [i for i, d in enumerate(given) if d is None]
-    shape = tuple(1 if d is None else int(d) for d in given)
-    fits = dims is None or len(shape) == len(dims)
-    fits = fits and (
-        dims is None
-        or all(i in open_axes or i in time or d.dim_value == shape[i] for i, d in enumerate(dims))
-    )
-    if not fits or len(time) > 1 or any(d < 1 for d in shape) or math.prod(shape) > MAX_FRAME:
-        raise FileError(f"input {name!r} cannot have the shape {given}")
-    return shape, time[0] if time else None
-
-
 def _bind(graph: GraphProto, given: Mapping[str, AttributeProto]) -> None:
     """Put a function's attributes where the nodes of its body refer to them."""
     for node in graph.node:
@@ -532,35 +494,10 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-def _fixed_length(
-    inputs: Mapping[str, onnx.ValueInfoProto], time_axes: Mapping[str, int]
-) -> int | None:
-    """Return how long the file says that sequences are, or None if it leaves that open."""
-    lengths = set()
-    for name, axis in time_axes.items():
-        dims = inputs[name].type.tensor_type.shape.dim
-        lengths.add(dims[axis].dim_value if len(dims) > axis else 0)
-    if len(lengths) > 1:
-        raise FileError(f"the time axes have different lengths: {sorted(lengths)}")
-    return max(lengths, default=0) or None
-
-
-def _is_batch(name: str) -> bool:
-    return "batch" in name.lower() or name in ("N", "B", "b", "n")
-
-
 def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     if name not in values:
         raise Unsupported(f"{who} reads {name!r}, which nothing before it makes")
     return values[name]
-
-
-def _frame_shape(shape: Shape, time: int | None) -> Shape:
-    """Return the shape of a frame: without the time axis and leading axes of size 1."""
-    if time is not None:
-        shape = (*shape[:time], *shape[time + 1 :])
-    first = next((i for i, d in enumerate(shape) if d > 1), max(len(shape) - 1, 0))
-    return shape[first:]
 
 
 def _tidy(name: str) -> str:
