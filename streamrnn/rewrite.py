@@ -17,7 +17,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
     affine) and is the only reader of an op that can take one into its weights (``scaled``: linear,
     convolution, affine) disappears. The other ops keep their names.
     """
-    if not any(getattr(node.op, "scale_and_shift", None) for node in graph.nodes):
+    if not any(
+        getattr(node.op, "scale_and_shift", None) and getattr(node.args[0].op, "scaled", None)
+        for node in graph.nodes
+        if node.args
+    ):
         return graph
     readers = Counter(id(arg) for node in graph.nodes for arg in node.args)
     readers.update(id(v) for v in (*graph.outputs.values(), *graph.feedback.values()))

@@ -143,9 +143,11 @@ def _refused_or(proto, case, about, path, constants, given) -> Outcome:
             stream.state.update({n: arrays[n] for n in stream.state if n in arrays})
         got = stream.step(frames if len(frames) > 1 else frames[0])
         made = dict(zip(results, got if isinstance(got, tuple) else (got,), strict=True))
+        if states is None:
+            made |= {n.replace("past", "present"): x for n, x in stream.state.items()}
         for name, b in zip(wanted_names, map(np.asarray, wanted), strict=True):
             if name not in made:
-                continue
+                return Outcome(case.name, about, "wrong", f"{name} does not come out")
             a, b = made[name], b.astype(np.float64)
             if a.size != b.size:
                 return Outcome(case.name, about, "wrong", f"{name}: shape {a.shape}")
