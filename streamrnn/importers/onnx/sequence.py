@@ -38,10 +38,16 @@ def check_once(path: Path, model: Model, reader: Reader) -> None:
             mark.touch()
 
 
+def _version(path: Path) -> tuple[int, ...]:
+    """Return what changes whenever a file is written anew."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
 def _mark(path: Path, reader: Reader) -> Path:
     """Return the file that says that a check was passed; its name has all that it depends on."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
-    files = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in (path.resolve(), *sources)]
+    files = [(p, *_version(p)) for p in (path.resolve(), *sources)]
     fixed = {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in reader.constants.items()}
     read = (reader.shapes, reader.time_axes, reader.pairs, fixed)
     key = hashlib.sha256(repr((files, read)).encode()).hexdigest()
