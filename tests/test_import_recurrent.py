@@ -341,6 +341,103 @@ def by_hand(weights, x):
     return np.array(ys)
 
 
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("lengths", [[1], [9]])
+def test_lengths_over_a_stream_are_refused(lengths, verify, tmp_path):
+    weights = weights_of("GRU") | {"lengths": np.array(lengths, np.int32)}
+    node = node_of("GRU", lengths="lengths")
+    path = write(tmp_path / "m.onnx", [node], {"x": ["time", 1, I]}, {"y": None}, weights)
+    with pytest.raises(sr.FileError, match=r"\(GRU\): sequence_lens \[.\] of a sequence that goes"):
+        sr.load(path, verify=verify)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_one_state_of_the_graph_and_one_of_the_node(verify, tmp_path):
+    """Over a sequence the cell state that is no input of the graph is kept all the same."""
+    outputs = {"y": None, "h_last": [1, 1, H]}
+    path = write(
+        tmp_path / "m.onnx",
+        [node_of("LSTM", ["h0"], outputs=["y", "h_last"])],
+        {"x": ["time", 1, I], "h0": [1, 1, H]},
+        outputs,
+        weights_of("LSTM"),
+    )
+    stream = sr.load(path, verify=verify).stream()
+    x = normal(np.random.default_rng(13), 50, 1, I, scale=1.5)
+    whole, _ = session(path).run(None, {"x": x, "h0": np.zeros((1, 1, H), np.float32)})
+    assert set(stream.state) == {"h0", "lstm.c"}
+    assert close(stream.run(x[:, 0]), whole)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_state_that_the_graph_is_given_anew_is_refused_over_a_stream(verify, tmp_path):
+    inputs = {"x": ["time", 1, I], "h0": [1, 1, H]}
+    path = write(tmp_path / "m.onnx", [node_of("GRU", ["h0"])], inputs, {"y": None},
+                 weights_of("GRU"))  # fmt: skip
+    with pytest.raises(sr.FileError, match=r"\(GRU\): its state before the first frame depends"):
+        sr.load(path, states={}, verify=verify)
+    first = N("GRU", ["x", "W", "R", "B"], ["", "h0"], hidden_size=H)
+    inputs = {"x": ["time", 1, I]}
+    path = write(tmp_path / "m.onnx", [first, node_of("GRU", ["h0"])], inputs, {"y": None},
+                 weights_of("GRU"))  # fmt: skip
+    with pytest.raises(sr.FileError, match=r"\(GRU\): its state before the first frame depends"):
+        sr.load(path, verify=verify)
+
+
+def test_parts_of_one_state_of_the_graph_are_states_of_the_nodes(tmp_path):
+    """Two layers whose states are one tensor: it is split, turned and joined again."""
+    shape = [1, 2, H]
+    nodes = [
+        N("Transpose", ["h"], ["turned"], perm=[1, 0, 2]),
+        N("Split", ["turned"], ["h1", "h2"], axis=0),
+        N("GRU", ["x", "W", "R", "B", "", "h1"], ["y1", "n1"], hidden_size=H),
+        N("Squeeze", ["y1", "one"], ["z"]),
+        N("GRU", ["z", "W2", "R2", "", "", "h2"], ["y", "n2"], hidden_size=H),
+        N("Concat", ["n1", "n2"], ["joined"], axis=0),
+        N("Transpose", ["joined"], ["h_last"], perm=[1, 0, 2]),
+    ]
+    rng = np.random.default_rng(14)
+    weights = weights_of("GRU") | {"one": np.array([1])}
+    weights |= {"W2": normal(rng, 1, 3 * H, H), "R2": normal(rng, 1, 3 * H, H)}
+    inputs, outputs = {"x": ["time", 1, I], "h": shape}, {"y": None, "h_last": shape}
+    path = write(tmp_path / "m.onnx", nodes, inputs, outputs, weights)
+    stream = sr.load(path).stream()
+    x = normal(rng, 50, 1, I, scale=1.5)
+    whole, last = session(path).run(None, {"x": x, "h": np.zeros(shape, np.float32)})
+    assert close(stream.run(x[:, 0]), whole)
+    assert close(stream.state["h"], last)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_one_frame_backwards_with_states_from_outside(kind, tmp_path):
+    held = ["h", "c"][: 1 + (kind == "LSTM")]
+    node = node_of(kind, held, direction="reverse")
+    outputs = {"y": None, **{f"{s}_last": [1, 1, H] for s in held}}
+    inputs = {"x": [1, 1, I], **{s: [1, 1, H] for s in held}}
+    path = write(tmp_path / "m.onnx", [node], inputs, outputs, weights_of(kind))
+    stream, kept = sr.load(path).stream(), {s: np.zeros((1, 1, H), np.float32) for s in held}
+    for x in normal(np.random.default_rng(15), 20, 1, 1, I, scale=1.5):
+        y, *new = session(path).run(None, {"x": x, **kept})
+        kept = dict(zip(held, new, strict=True))
+        assert close(stream.step(x[0, 0]), y)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 14, 22])
+@pytest.mark.parametrize("kind", GATES)
+def test_operator_sets_and_outputs_that_are_left_out(kind, opset, tmp_path):
+    weights = weights_of(kind)
+    del weights["B"]
+    node = node_of(kind)
+    node.input[3] = node.output[0] = ""
+    outputs = dict.fromkeys(node.output[1:])
+    path = write(tmp_path / "m.onnx", [node], {"x": ["time", 1, I]}, outputs, weights, opset)
+    x = normal(np.random.default_rng(16), 50, 1, I, scale=1.5)
+    whole = session(path).run(None, {"x": x})
+    results = sr.load(path).stream().run(x[:, 0])
+    for got, wanted in zip(results if kind == "LSTM" else [results], whole, strict=True):
+        assert close(got[-1], wanted)
+
+
 @pytest.mark.parametrize("T", ["time", 7])
 @pytest.mark.parametrize(("axis", "out_axis"), [(0, 0), (1, 1), (0, -1)])
 def test_a_scan_is_one_step_over_a_sequence_and_unrolled_within_a_call(T, axis, out_axis, tmp_path):
@@ -421,6 +518,183 @@ def test_a_loop_over_the_frames_is_one_step(tmp_path):
     y = np.array([step[1].reshape(-1) for step in got])
     assert close(y, whole)
     assert close(got[-1][0], last)
+
+
+_CONV = [
+    N("Transpose", ["wave"], ["turned"], perm=[1, 2, 0]),
+    N("Conv", ["turned", "K"], ["conv"], strides=[2]),
+    N("Transpose", ["conv"], ["x"], perm=[2, 0, 1]),
+]
+_CHOSEN = {
+    "gather": [N("Gather", ["x", "i"], ["frame"], axis=0)],
+    "gather a part": [
+        N("Unsqueeze", ["i", "zeros"], ["at"]),
+        N("Gather", ["x", "at"], ["part"], axis=0),
+        N("Squeeze", ["part", "zeros"], ["frame"]),
+    ],
+    "slice": [
+        N("Unsqueeze", ["i", "zeros"], ["at"]),
+        N("Add", ["at", "one"], ["end"]),
+        N("Slice", ["x", "at", "end", "zeros"], ["part"]),
+        N("Squeeze", ["part", "zeros"], ["frame"]),
+    ],
+    "there and back": [
+        N("Add", ["i", "one"], ["more"]),
+        N("Sub", ["more", "one"], ["at"]),
+        N("Gather", ["x", "at"], ["part"], axis=0),
+        N("Squeeze", ["part", "zeros"], ["frame"]),
+    ],
+}
+_ONES = {"zero": np.array(0), "zeros": np.array([0]), "one": np.array([1])}
+_LENGTH = [N("Shape", ["x"], ["dims"]), N("Gather", ["dims", "zero"], ["n"])]
+
+
+def _loop_over(inside):
+    nodes = [*inside, *RECURRENCE, N("Identity", ["go"], ["go_"])]
+    made = body(nodes, ["i", "go", "state"], ["go_", "new", "out"])
+    return N("Loop", ["n", "", "s0"], ["last", "y"], body=made)
+
+
+@pytest.mark.parametrize("way", _CHOSEN)
+def test_a_loop_over_what_a_strided_convolution_makes(way, tmp_path):
+    """Frames come later and seldomer than the model's input; they are chosen in many ways."""
+    rng = np.random.default_rng(17)
+    weights = recurrence(rng) | _ONES | {"K": normal(rng, I, I, 3)}
+    nodes = [*_CONV, *_LENGTH, _loop_over(_CHOSEN[way])]
+    outputs = {"last": None, "y": None}
+    path = write(tmp_path / "m.onnx", nodes, {"wave": ["time", 1, I]}, outputs, weights)
+    x = normal(rng, 101, 1, I, scale=1.5)
+    last, whole = session(path).run(None, {"wave": x})
+    stream = sr.load(path).stream()
+    for edges in ([0, 101], [0, 1, 2, 50, 101]):
+        parts = [stream.run(x[a:b, 0]) for a, b in itertools.pairwise(edges)]
+        lasts, ys = (np.concatenate(column) for column in zip(*parts, strict=True))
+        assert ys.shape[0] == whole.shape[0] == 50
+        assert close(ys, whole)
+        assert close(lasts[-1], last)
+        stream.reset()
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        (
+            [
+                N("Cast", ["i"], ["number"], to=TensorProto.FLOAT),
+                N("Gather", ["x", "i"], ["part"], axis=0),
+                N("Add", ["part", "number"], ["frame"]),
+            ],
+            r"\(Cast\): it computes with the number of an iteration",
+        ),
+        (
+            [N("Sub", ["n", "i"], ["at"]), N("Gather", ["x", "at"], ["frame"], axis=0)],
+            r"\(Sub\): it computes with the number of an iteration",
+        ),
+        (
+            [N("Add", ["i", "one"], ["at"]), N("Gather", ["x", "at"], ["frame"], axis=0)],
+            r"\(Gather\): it computes with the number of an iteration",
+        ),
+        (
+            [N("Gather", ["x", "i"], ["part"], axis=2), N("Gather", ["x", "i"], ["frame"])],
+            r"\(Gather\): it computes with the number of an iteration",
+        ),
+        (
+            [N("Gather", ["x", "i"], ["part"]), N("Add", ["x", "part"], ["frame"])],
+            "each of its iterations makes something of the whole sequence",
+        ),
+    ],
+    ids=["a number", "backwards", "the next frame", "another axis", "every frame at once"],
+)
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_loop_that_does_more_with_its_number_is_refused(inside, message, verify, tmp_path):
+    weights = recurrence(np.random.default_rng(18)) | _ONES
+    path = write(
+        tmp_path / "m.onnx", [*_LENGTH, _loop_over(inside)], {"x": ["time", 1, I]}, {"y": None},
+        weights,
+    )  # fmt: skip
+    with pytest.raises(sr.FileError, match=message):
+        sr.load(path, verify=verify)
+
+
+@pytest.mark.parametrize("trips", ["n", ""])
+def test_a_loop_ends_early_where_its_condition_says_so(trips, tmp_path):
+    rng = np.random.default_rng(19)
+    weights = recurrence(rng) | {"n": np.array(6), "three": np.array(3), "yes": np.array(True)}
+    nodes = [
+        N("Gather", ["x", "i"], ["frame"], axis=0),
+        *RECURRENCE,
+        N("Less", ["i", "three"], ["go_"]),
+    ]
+    made = body(nodes, ["i", "go", "state"], ["go_", "new", "out"])
+    node = N("Loop", [trips, "yes", "s0"], ["last", "y"], body=made)
+    outputs = {"last": None, "y": None}
+    path = write(tmp_path / "m.onnx", [node], {"x": [6, 1, I]}, outputs, weights)
+    x = normal(rng, 6, 1, I)
+    whole = session(path).run(None, {"x": x})
+    assert whole[1].shape[0] == 4
+    for got, wanted in zip(sr.load(path).stream().step(x), whole, strict=True):
+        assert close(got, wanted)
+    if trips:
+        weights.pop("n")
+        nodes = [*_LENGTH, node]
+        inputs, weights = {"x": ["time", 1, I]}, weights | _ONES
+        path = write(tmp_path / "m.onnx", nodes, inputs, outputs, weights)
+        with pytest.raises(sr.FileError, match=r"\(Loop\): it ends before the sequence does"):
+            sr.load(path)
+
+
+@pytest.mark.parametrize("T", ["time", 5])
+def test_bodies_in_bodies_read_what_is_around_them(T, tmp_path):
+    """A loop and a choice in a scan: initializers of their own, and names of the graphs around."""
+    rng = np.random.default_rng(20)
+
+    def result(name):
+        return helper.make_tensor_value_info(name, F, [1, H])
+
+    inner = body(
+        [N("Tanh", ["s"], ["t"]), N("Add", ["t", "more"], ["next"]), N("Add", ["next", "u"], ["w"]),
+         N("Identity", ["go"], ["go_"])],
+        ["i", "go", "s"], ["go_", "w"],
+    )  # fmt: skip
+    inner.initializer.append(numpy_helper.from_array(np.full((1, H), 0.25, np.float32), "more"))
+    then = helper.make_graph([N("Neg", ["looped"], ["a"])], "then", [], [result("a")])
+    other = helper.make_graph([N("Identity", ["looped"], ["b"])], "else", [], [result("b")])
+    outer = body(
+        [
+            N("MatMul", ["frame", "U"], ["u"]),
+            N("Add", ["u", "state"], ["sum"]),
+            N("Loop", ["three", "", "sum"], ["looped"], body=inner),
+            N("If", ["yes"], ["out"], then_branch=then, else_branch=other),
+            N("Mul", ["out", "half"], ["new"]),
+        ],
+        ["state", "frame"], [],
+    )  # fmt: skip
+    outer.output.extend(map(result, ["new", "out"]))
+    weights = recurrence(rng) | {"three": np.array(3), "yes": np.array(True)}
+    weights["half"] = np.array(0.5, np.float32)
+    node = N("Scan", ["s0", "x"], ["last", "y"], body=outer, num_scan_inputs=1)
+    outputs = {"last": None, "y": None}
+    path = write(tmp_path / "m.onnx", [node], {"x": [T, 1, I]}, outputs, weights)
+    n = 50 if T == "time" else T
+    x = normal(rng, n, 1, I)
+    last, whole = session(path).run(None, {"x": x})
+    stream = sr.load(path).stream()
+    got_last, got = stream.run(x[:, 0]) if T == "time" else stream.run(x[None])
+    assert close(got, whole)
+    assert close(got_last[-1], last)
+
+
+def test_loops_in_loops_without_end_are_refused_at_once(tmp_path):
+    inside = body([N("Tanh", ["s"], ["t"]), N("Identity", ["go"], ["go_"])],
+                  ["i", "go", "s"], ["go_", "t"])  # fmt: skip
+    around = body(
+        [N("Loop", ["n", "", "s"], ["t"], body=inside), N("Identity", ["go"], ["go_"])],
+        ["i", "go", "s"], ["go_", "t"],
+    )  # fmt: skip
+    node = N("Loop", ["n", "", "x"], ["y"], body=around)
+    path = write(tmp_path / "m.onnx", [node], {"x": [1, 3]}, {"y": None}, {"n": np.array(4000)})
+    with pytest.raises(sr.FileError, match="with unrolled loops over 50000 nodes, too many"):
+        sr.load(path)
 
 
 def test_a_loop_of_known_length_is_unrolled(tmp_path):

@@ -45,7 +45,18 @@ from .known import (
     measured,
     stored,
 )
-from .node import OPERATORS, OVER_TIME, TIME, Known, Tensor, Timed, Unsupported, reshaped
+from .node import (
+    OPERATORS,
+    OVER_TIME,
+    TIME,
+    Iteration,
+    Known,
+    Tensor,
+    Timed,
+    Unsupported,
+    counted,
+    reshaped,
+)
 from .sequence import check_once
 from .states import Pairs, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
@@ -59,6 +70,8 @@ MAX_NODES = 50_000
 """Most nodes that are run, those of unrolled loops counted as often as they run."""
 CONTROL = frozenset({"If", "Loop", "Scan"})
 """Operators with subgraphs, which may read more than the node's inputs say."""
+CHOOSE = CONTROL | {"Gather", "Slice"}
+"""Operators to which the number of an iteration may be given: it chooses a frame."""
 
 
 def load_onnx(
@@ -200,6 +213,7 @@ class Reader:
         self.kinds: dict[Value, str] = {}
         """What the values hold, where it is not numbers: ``int`` or ``bool``."""
         self._names: set[str] = set()
+        self._numbers: dict[str, Iterator[int]] = {}
         self._read = set(_names_read(proto.graph))
         self._functions: dict[tuple[str, str], FunctionProto] = {}
         for function in proto.functions:
@@ -431,9 +445,11 @@ class Reader:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         opset = self.opsets.get(_domain(node.domain), self.opset)
         a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve, kinds)
-        a.length = (self.fixed_length or TIME) if self.sequence else None
+        a.reads = lambda graph: [values[name] for name in {*_names_read(graph)} & values.keys()]
         a.wanted = tuple(name in self._read for name in node.output)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
+        if any(isinstance(x, Iteration) for x in args) and kind not in CHOOSE:
+            raise counted()
         n = len(node.output)
         made = over_frames(kind, a, n, args) if over_time else OPERATORS[kind].handler(a, n, *args)
         a.all_used()
@@ -447,11 +463,10 @@ class Reader:
 
     def _name_of(self, node: NodeProto) -> str:
         """Return a name for what a node keeps: its own, in characters that names may have."""
-        name = "_".join(re.findall(r"\w+", node.name or node.op_type)).lower()
-        if name in self._names:
-            name = next(
-                f"{name}_{i}" for i in itertools.count(1) if f"{name}_{i}" not in self._names
-            )
+        base = name = "_".join(re.findall(r"\w+", node.name or node.op_type)).lower()
+        numbers = self._numbers.setdefault(base, itertools.count(1))
+        while name in self._names:
+            name = f"{base}_{next(numbers)}"
         self._names.add(name)
         return name
 
@@ -459,6 +474,12 @@ class Reader:
         """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
         if node.op_type not in COMPUTED:
             raise Unsupported("with constant inputs this operator is not supported")
+        if any(isinstance(x, Iteration) for x in args):
+            now = [x.at(0) if isinstance(x, Iteration) else x for x in args]
+            then = [x.at(1) if isinstance(x, Iteration) else x for x in args]
+            loop = next(x for x in args if isinstance(x, Iteration))
+            both = zip(self._evaluated(node, now), self._evaluated(node, then), strict=True)
+            return [loop.like_it(a, b) for a, b in both]
         self._reserve(computed_size(node, args))
         return computed(node, args, self.opset)
 

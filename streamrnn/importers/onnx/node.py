@@ -41,6 +41,7 @@ __all__ = [
     "Timed",
     "Unsupported",
     "axis_of",
+    "counted",
     "integers",
     "known",
     "nothing",
@@ -100,8 +101,43 @@ class Timed:
         return self.value.size * (1 if self.axis is None else self.length)
 
 
+@dataclass(frozen=True, eq=False)
 class Iteration:
-    """The number of an iteration of a loop over the frames of a sequence: which frame it is."""
+    """The number of an iteration of a loop over the frames of a sequence: which frame it is.
+
+    Parameters
+    ----------
+    like : Value
+        A frame of the sequence: when the iteration is run.
+    length : int
+        Frames in the sequence.
+    offset : int64
+        What has been added to the number, in the shape that it has got.
+    """
+
+    like: Value
+    length: int
+    offset: Array
+
+    def at(self, later: int) -> Array:
+        """Return the number in the middle of the sequence, or so many iterations later."""
+        return np.asarray(self.offset + (self.length // 2 + later))
+
+    def like_it(self, now: Array, then: Array) -> Tensor:
+        """Return what has been computed of the number in two iterations, one after another."""
+        if np.array_equal(now, then):
+            return now
+        if now.dtype.kind != "i" or now.shape != then.shape or (then - now != 1).any():
+            raise counted()
+        return Iteration(self.like, self.length, now - self.length // 2)
+
+
+def counted() -> Unsupported:
+    """Return the refusal of the number of an iteration where it does more than choose a frame."""
+    return Unsupported(
+        "it computes with the number of an iteration of a loop over a sequence: that number may "
+        "only choose the frame of the iteration"
+    )
 
 
 class Known:
@@ -143,8 +179,8 @@ class Known:
 
         self.wanted: tuple[bool, ...] = ()
         """Which of the node's outputs are read by anything."""
-        self.length: int | None = None
-        """Frames in the model's input, where it is a sequence."""
+        self.reads: Callable[[Any], list[Tensor]] = lambda graph: []
+        """Returns the tensors of the graph around it that a subgraph of the node reads."""
 
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or what the operator's specification has in its place."""
@@ -278,6 +314,8 @@ def _constant(array: Array, like: Value | None) -> Value:
 
 def known(tensor: Tensor, what: str) -> Array:
     """Return a tensor that has to be fixed."""
+    if isinstance(tensor, Iteration):
+        raise counted()
     if isinstance(tensor, (Value, Timed)) or tensor is None:
         raise Unsupported(f"{what} must be constant")
     return np.asarray(tensor)

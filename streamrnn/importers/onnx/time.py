@@ -13,6 +13,7 @@ import numpy as np
 
 from ...graph import Value
 from ...ops.align import Align
+from ...ops.concat import Concat
 from ...ops.delay import Delay
 from .node import OPERATORS, OVER_TIME, Array, Known, Tensor, Timed, Unsupported
 
@@ -23,6 +24,7 @@ __all__ = [
     "later",
     "over_frames",
     "settled",
+    "state_of_graph",
     "uniform",
     "whole_sequence",
 ]
@@ -142,6 +144,28 @@ def uniform(array: Array, axis: int) -> Array:
             "stream has no last frame to count to"
         )
     return first
+
+
+def state_of_graph(x: Value | Timed) -> Value:
+    """Return the state that a loop over the frames of a sequence begins with: one of the graph.
+
+    Any other value is there at every frame, where the sequence has it at the first only.
+    """
+    if isinstance(x, Value) and _is_kept(x):
+        return x
+    raise Unsupported(
+        "its state before the first frame depends on the frames; over a sequence it must be "
+        "constant, or an input of the graph that an output feeds (say which with `states`)"
+    )
+
+
+def _is_kept(x: Value) -> bool:
+    """Whether a value is a state, or parts of states."""
+    op = x.op
+    if op is None or op.takes_feedback:
+        return op is not None
+    moved = isinstance(op, Concat) or (op.moves_only and not isinstance(op, Align))
+    return moved and all(map(_is_kept, x.args))
 
 
 def later(x: Timed, skip: int) -> Value:

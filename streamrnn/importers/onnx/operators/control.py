@@ -27,7 +27,7 @@ from ..node import (
     reshaped,
     symbol,
 )
-from ..time import aligned, settled
+from ..time import aligned, settled, state_of_graph
 
 MAX_ITERATIONS = 4096
 """Most iterations that are unrolled."""
@@ -107,42 +107,56 @@ def _scan_frames(
     if len(lengths) > 1:
         raise Unsupported(f"sequences of different lengths meet: {[x.shape for x in whole]}")
     frames = aligned([x.value for x in whole])
-    like, length = frames[0], lengths.pop()
     parts = [_without(x, i) for x, i in zip(frames, axes, strict=True)]
-    return _one_step(a, states, lambda current: _run(a, body, [*current, *parts]), like, length,
-                     made_axes)  # fmt: skip
+    step = _Step(a, states, frames[0], lengths.pop())
+    return step.outputs(_run(a, body, [*step.current, *parts]), made_axes)
 
 
-def _one_step(
-    a: Known,
-    states: Sequence[Tensor],
-    run: Any,
-    like: Value | None,
-    length: int,
-    made_axes: Sequence[int],
-) -> Tensor:
-    """Return the outputs of a loop over frames, of which `run` computes one from the states."""
-    own = [
-        a.state(f"state{k}", np.asarray(s, np.float32), like)
-        if not isinstance(s, (Value, Timed))
-        else None
-        for k, s in enumerate(states)
-    ]
-    outside = [s.value if isinstance(s, Timed) and s.axis is None else s for s in states]
-    current = [o if s is None else s for s, o in zip(own, outside, strict=True)]
-    if any(isinstance(s, Timed) for s in current):
-        raise Unsupported("a state that begins anew with every frame")
-    made = run(current)
-    after = [symbol(s, like) for s in made[: len(states)]]
-    for state, new, before in zip(own, after, current, strict=True):
-        if new.shape != before.shape:
-            raise Unsupported(f"a state of shape {before.shape} becomes {new.shape}")
-        if state is not None:
-            a.keep(state, new)
-    last = [Timed(s, None, length) for s in after]
-    rows = [symbol(x, like) for x in made[len(states) :]]
-    axes = [i % (len(x.shape) + 1) for x, i in zip(rows, made_axes, strict=True)]
-    return (*last, *(Timed(_with(x, i), i, length) for x, i in zip(rows, axes, strict=True)))
+class _Step:
+    """A loop over the frames of a sequence: one step of it, its states kept from frame to frame.
+
+    Parameters
+    ----------
+    a : Known
+        The node.
+    states : sequence
+        What the states are before the first frame.
+    like : Value
+        A frame: when a step is made.
+    length : int
+        Frames in the sequence.
+    """
+
+    def __init__(self, a: Known, states: Sequence[Tensor], like: Value, length: int) -> None:
+        self.a, self.like, self.length = a, like, length
+        self.own: list[Value | None] = []
+        self.current: list[Value] = []
+        for k, state in enumerate(states):
+            if isinstance(state, (Value, Timed)):
+                self.own.append(None)
+                self.current.append(state_of_graph(state))
+            else:
+                kept = a.state(f"state{k}", np.asarray(state, np.float32), like)
+                self.own.append(kept)
+                self.current.append(kept)
+
+    def outputs(self, made: Sequence[Tensor], axes: Sequence[int]) -> Tensor:
+        """Return the node's outputs, given what its body makes of one frame."""
+        if any(isinstance(x, (Timed, Iteration)) for x in made):
+            raise Unsupported("each of its iterations makes something of the whole sequence")
+        new = [symbol(x, self.like) for x in made]
+        after, rows = new[: len(self.current)], new[len(self.current) :]
+        for own, now, before in zip(self.own, after, self.current, strict=True):
+            if now.shape != before.shape:
+                raise Unsupported(f"a state of shape {before.shape} becomes {now.shape}")
+            if own is not None:
+                self.a.keep(own, now)
+        last = [Timed(x, None, self.length) for x in after]
+        along = [i % (len(x.shape) + 1) for x, i in zip(rows, axes, strict=True)]
+        return (
+            *last,
+            *(Timed(_with(x, i), i, self.length) for x, i in zip(rows, along, strict=True)),
+        )
 
 
 def _entry(x: Tensor, t: int, axis: int) -> Tensor:
@@ -179,8 +193,9 @@ def loop(a: Known, n: int, trips: Tensor, condition: Tensor = None, *states: Ten
     body = a.get("body", None)
     limit = None if trips is None else integers(trips, "the number of iterations")[0]
     go = condition is None or bool(known(condition, "the condition").reshape(-1)[0])
-    if go and limit is not None and limit == a.length:
-        return _loop_frames(a, body, states, n)
+    read = [x for x in a.reads(body) if isinstance(x, Timed) and x.axis is not None]
+    if go and limit is not None and any(x.length == limit for x in read):
+        return _loop_frames(a, body, states, read, limit, n - len(states))
     current, rows, t = list(states), [], 0
     while go and (limit is None or t < limit):
         if t >= MAX_ITERATIONS:
@@ -196,14 +211,14 @@ def loop(a: Known, n: int, trips: Tensor, condition: Tensor = None, *states: Ten
     return (*current, *stacked)
 
 
-def _loop_frames(a: Known, body: Any, states: Sequence[Tensor], n: int) -> Tensor:
+def _loop_frames(
+    a: Known, body: Any, states: Sequence[Tensor], read: Sequence[Timed], length: int, rows: int
+) -> Tensor:
     """Return a loop with as many iterations as a sequence has frames: its body is one step."""
-    assert a.length is not None
-
-    def step(current: Sequence[Tensor]) -> list[Tensor]:
-        again, *made = _run(a, body, [Iteration(), np.array(True), *current])
-        if not known(again, "the condition depends on the frame; it").all():
-            raise Unsupported("it ends before the sequence does")
-        return made
-
-    return _one_step(a, states, step, None, a.length, [0] * (n - len(states)))
+    like = max(aligned([settled(x).value for x in read]), key=lambda v: v.clock.start)
+    step = _Step(a, states, like, length)
+    number = Iteration(like, length, np.zeros((), np.int64))
+    again, *made = _run(a, body, [number, np.array(True), *step.current])
+    if not known(again, "the condition depends on the frame; it").all():
+        raise Unsupported("it ends before the sequence does")
+    return step.outputs(made, [0] * rows)

@@ -23,6 +23,7 @@ from ..node import (
     Timed,
     Unsupported,
     axis_of,
+    counted,
     integers,
     known,
     operator,
@@ -31,7 +32,7 @@ from ..node import (
     symbol,
     with_weights,
 )
-from ..time import each_frame, later, settled, whole_sequence
+from ..time import aligned, each_frame, later, settled, whole_sequence
 from .indexing import placed
 
 
@@ -288,9 +289,11 @@ def expand_frames(a: Known, n: int, x: Timed, shape: Tensor) -> Timed:
 
 
 @over_time("Slice")
-def slice_frames(a: Known, n: int, x: Timed, *bounds: Tensor) -> Timed:
+def slice_frames(a: Known, n: int, x: Timed, *bounds: Tensor) -> Tensor:
     names = ("starts", "ends", "axes", "steps")
     given = dict(zip(names, bounds, strict=False))
+    if isinstance(given.get("starts"), Iteration):
+        return _present_slice(x, given)
     lists = {
         name: a.get(name, None) if given.get(name) is None else integers(given[name], f"the {name}")
         for name in names
@@ -305,6 +308,17 @@ def slice_frames(a: Known, n: int, x: Timed, *bounds: Tensor) -> Timed:
             one = [np.array([i]) for i in (begin, end, axis, step)]
             x = _moved(x, sliced(Known({}, a.opset), 1, x.value, *one), x.axis)
     return x
+
+
+def _present_slice(x: Timed, given: dict[str, Tensor]) -> Value:
+    """Return the slice of a sequence that is the frame of an iteration."""
+    first, last = given["starts"], given.get("ends")
+    axes, steps = (given.get(name) for name in ("axes", "steps"))
+    axis = 0 if axes is None else integers(axes, "the axes")[0]
+    one = steps is None or integers(steps, "the steps") == [1]
+    if not one or not isinstance(last, Iteration) or (last.offset - first.offset != 1).any():
+        raise counted()
+    return _present(x, axis, first)
 
 
 def _some_frames(x: Timed, begin: int, end: int, step: int) -> Timed:
@@ -332,11 +346,8 @@ def gather_frames(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
         return _moved(indices, y, None if indices.axis is None else indices.axis + axis)
     axis = axis_of(a.peek("axis", 0), x)
     if isinstance(indices, Iteration):
-        if axis != x.axis:
-            raise Unsupported(f"axis {axis} of {x.shape} by the number of a frame")
-        a.get("axis", 0)
-        frame = settled(x).value
-        return reshaped(frame, (*frame.shape[:axis], *frame.shape[axis + 1 :]))
+        frame = _present(x, a.get("axis", 0), indices)
+        return reshaped(frame, (*x.shape[:axis], *indices.offset.shape, *x.shape[axis + 1 :]))
     where = known(indices, "the indices")
     if axis == x.axis:
         a.get("axis", 0)
@@ -346,6 +357,13 @@ def gather_frames(a: Known, n: int, x: Tensor, indices: Tensor) -> Tensor:
     if moved is not None and moved > axis:
         moved += where.ndim - 1
     return Timed(y, moved, x.length)
+
+
+def _present(x: Timed, axis: int, number: Iteration) -> Value:
+    """Return the frame of a sequence whose number is that of the iteration, of size 1 in time."""
+    if axis_of(axis, x) != x.axis or number.offset.size != 1 or number.offset.any():
+        raise counted()
+    return aligned([settled(x).value, number.like])[0]
 
 
 def _last_frame(x: Timed, where: Array) -> Timed:

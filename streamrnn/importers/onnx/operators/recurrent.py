@@ -46,7 +46,7 @@ from ..node import (
     symbol,
     with_weights,
 )
-from ..time import settled
+from ..time import settled, state_of_graph
 
 MAX_FRAMES_A_CALL = 256
 """Most frames of one call that are run one after another."""
@@ -195,21 +195,22 @@ class Direction:
             return [n + z * (h - n)]
         f, g, last = self.activations
         both, c = of_x + self.of_h(h), states[1]
-        i = f(self.clipped(gate(both, 0) + self.seen(c, 0)))
-        forget = 1.0 - i if self.input_forget else f(self.clipped(gate(both, 2) + self.seen(c, 2)))
+        i = f(self.clipped(self.seeing(gate(both, 0), c, 0)))
+        coupled = self.input_forget
+        forget = 1.0 - i if coupled else f(self.clipped(self.seeing(gate(both, 2), c, 2)))
         new_c = forget * c + i * g(self.clipped(gate(both, 3)))
-        o = f(self.clipped(gate(both, 1) + self.seen(new_c, 1)))
+        o = f(self.clipped(self.seeing(gate(both, 1), new_c, 1)))
         return [o * last(new_c), new_c]
 
     def clipped(self, z: Value) -> Value:
         """Return what an activation function reads."""
         return act.Hardtanh(-self.clip, self.clip)(z) if self.clip else z
 
-    def seen(self, c: Value, k: int) -> Value | float:
-        """Return the cell state as gate k sees it through its peephole."""
+    def seeing(self, z: Value, c: Value, k: int) -> Value:
+        """Return the sum of gate k with the cell state that it sees through its peephole."""
         if self.peepholes is None or not self.peepholes[k].any():
-            return 0.0
-        return c * symbol(np.broadcast_to(self.peepholes[k], c.shape), c)
+            return z
+        return z + c * symbol(np.broadcast_to(self.peepholes[k], c.shape), c)
 
     @cached_property
     def of_x(self) -> Layer:
@@ -251,9 +252,10 @@ class Recurrence:
         return len(self.directions)
 
     @property
-    def all_outside(self) -> bool:
-        """Whether all states come from outside."""
-        return all(isinstance(s, Value) for s in self.states)
+    def backwards_within(self) -> bool:
+        """Whether a single frame may be run backwards: all states come from outside."""
+        backwards = any(d.backwards for d in self.directions)
+        return backwards and all(isinstance(s, Value) for s in self.states)
 
     def begin(self, k: int, d: int, B: int) -> Tensor:
         """Return state k (B, H) that direction d begins with: an array or a value."""
@@ -266,10 +268,11 @@ class Recurrence:
             return reshaped(Slice(d, d + 1, 0)(first), shape[1:])
         return np.asarray(first[d], np.float32)
 
-    def kept(self, x: Value) -> list[Value | None]:
+    def kept(self, x: Value, over_time: bool) -> list[Value | None]:
         """Return Y (1, 1, B, H) and the states (1, B, H) after a frame x (1, B, I).
 
-        The node keeps its state, unless it comes from outside.
+        The node keeps its state, unless it comes from outside. `over_time` says whether x is one
+        frame of a sequence, rather than a sequence of one frame.
         """
         B, node = x.shape[1], self.directions[0]
         if self.D > 1 or node.backwards:
@@ -282,6 +285,7 @@ class Recurrence:
         frame = reshaped(x, x.shape[1:])
         begins = [self.begin(k, 0, B) for k in range(len(node.names))]
         outside = any(isinstance(s, Value) for s in begins)
+        own = over_time or not outside
         hidden_only = len(node.names) == 1 or not any(self.a.wanted[2:])
         if node.usual and B == 1 and not outside and hidden_only:
             node.cell.initial_state = {
@@ -290,14 +294,13 @@ class Recurrence:
             h = node.cell(reshaped(frame, frame.shape[1:]))
             last = reshaped(h, (1, 1, node.H))
             return [reshaped(h, (1, 1, 1, node.H)), last, *[None] * (len(node.names) - 1)]
-        values = [
-            s if isinstance(s, Value) else self.a.state(name, s, frame) if not outside else None
+        states = [
+            s if isinstance(s, Value) else self.a.state(name, s, frame) if own else symbol(s, frame)
             for name, s in zip(node.names, begins, strict=True)
         ]
-        states = [symbol(s, frame) if v is None else v for v, s in zip(values, begins, strict=True)]
         new = node.step(frame, states)
-        if not outside:
-            for state, after in zip(states, new, strict=True):
+        for begin, state, after in zip(begins, states, new, strict=True):
+            if own and begin is not state:
                 self.a.keep(state, after)
         return [
             reshaped(new[0], (1, 1, B, node.H)),
@@ -440,23 +443,27 @@ def _handler(kind: type[Cell], usual: Sequence[str]) -> Callable[..., Tensor]:
         x = settled(x) if isinstance(x, Timed) else symbol(x)
         frame = x.value if isinstance(x, Timed) else x
         if isinstance(x, Timed):
-            states = [s.value if isinstance(s, Timed) and s.axis is None else s for s in states]
-            fixed = None if lengths is None else integers(lengths, "sequence_lens")
-            if fixed is not None and set(fixed) == {x.length}:
-                lengths = None  # all of the sequence
+            states = [state_of_graph(s) if isinstance(s, (Value, Timed)) else s for s in states]
+            fixed = {x.length} if lengths is None else set(integers(lengths, "sequence_lens"))
+            if fixed != {x.length}:
+                raise Unsupported(
+                    f"sequence_lens {sorted(fixed)} of a sequence that goes on (time has the "
+                    f"length {x.length} here)"
+                )
+            lengths = None
         node = _node(a, kind, usual, frame, (w, r, b), lengths, states, *rest[count:])
         if node.layout:
             frame = Transpose((1, 0, 2))(frame)
         if not isinstance(x, Timed):
-            within = frame.shape[0] > 1 or (node.D > 1 and node.all_outside)
-            made = node.whole(frame) if within else node.kept(frame)
+            within = frame.shape[0] > 1 or node.backwards_within
+            made = node.whole(frame) if within else node.kept(frame, over_time=False)
             return tuple(node.laid_out(made))
         if x.axis != node.layout:
             raise Unsupported(
                 f"its sequence lies along axis {node.layout}, but time is axis {x.axis}: the "
                 f"frames of each call would be needed at once"
             )
-        y, *last = node.laid_out(node.kept(frame))
+        y, *last = node.laid_out(node.kept(frame, over_time=True))
         assert y is not None
         return (
             Timed(y, x.axis, x.length),
