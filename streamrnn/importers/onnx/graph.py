@@ -43,6 +43,7 @@ from .known import (
     computed,
     computed_size,
     measured,
+    put_in_order,
     stored,
 )
 from .node import (
@@ -180,6 +181,7 @@ class Reader:
         folder: Path,
     ) -> None:
         check_stored(proto.graph, folder)
+        put_in_order(proto.graph)
         self.proto = proto
         self.folder = folder
         self.computed = 0

@@ -193,6 +193,10 @@ class Known:
         value = self._left.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
+    def again(self) -> Known:
+        """Return the same attributes for another operator of which the node is made."""
+        return Known(dict(self._left), self.opset, self.name, self.feedback, self.run)
+
     def only(self, name: str, *allowed: Any) -> None:
         """Refuse a value other than these (the first is the default)."""
         value = self.get(name, allowed[0])

@@ -6,8 +6,7 @@ bytes where the weights are known.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from ....ops.op import Op
 from ....ops.rearrange import Slice
 from ..node import (
     OPERATORS,
+    OVER_TIME,
     Array,
     Handler,
     Known,
@@ -42,6 +42,7 @@ from ..node import (
     symbol,
     with_weights,
 )
+from ..time import settled
 from .recurrent import MAX_FRAMES_A_CALL
 
 RANGES = {
@@ -116,7 +117,7 @@ def dequantized(q: Value, scale: Array, zero: Array) -> Value:
     return Scale(float(scale))(centred) if scale.size == 1 else centred * _broadcast(q, scale)
 
 
-def _levels(a: Known, x: Value, scale: Tensor, zero: Tensor, standard: Any) -> tuple[Array, Array]:
+def _levels(a: Known, x: Tensor, scale: Tensor, zero: Tensor, standard: Any) -> tuple[Array, Array]:
     """Return scale and zero point of a node, so that they broadcast against x."""
     a.only("block_size", 0)
     axis = a.get("axis", 1)
@@ -124,11 +125,13 @@ def _levels(a: Known, x: Value, scale: Tensor, zero: Tensor, standard: Any) -> t
     z = np.zeros(s.shape, standard) if zero is None else known(zero, "the zero point")
     if s.dtype != np.float32 or s.size != z.size or not (s > 0).all():
         raise Unsupported(f"scales {s.dtype} {s.shape} with zero points {z.shape}")
+    if s.size > 1 and 10 <= a.opset < 13:  # Microsoft's own have it in their version 1
+        raise Unsupported("scales along an axis came with operator set 13")
     at = axis_of(axis, x) if s.size > 1 else 0
     return _along(s, at, len(x.shape)), _along(z, at, len(x.shape))
 
 
-@operator("QuantizeLinear", mixes=nothing)
+@operator("QuantizeLinear", "com.microsoft.QuantizeLinear", mixes=nothing, weights=True)
 def quantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> Tensor:
     a.only("precision", 0)
     chosen = a.get("output_dtype", 0)
@@ -142,15 +145,35 @@ def quantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> 
     return rounded(symbol(x), s, z.astype(np.float32), *_kind(kind))
 
 
-@operator("DequantizeLinear", mixes=nothing)
-def dequantize(a: Known, n: int, x: Value, scale: Tensor, zero: Tensor = None) -> Tensor:
+@operator("DequantizeLinear", "com.microsoft.DequantizeLinear", mixes=nothing, weights=True)
+def dequantize(a: Known, n: int, x: Tensor, scale: Tensor, zero: Tensor = None) -> Tensor:
     a.only("output_dtype", 0, 1)
+    if not isinstance(x, Value):  # Microsoft's, of weights; int32 is that of a bias
+        s, z = _levels(a, x, scale, zero, x.dtype)
+        return (x.astype(np.int64) - z.astype(np.int64)).astype(np.float32) * s
     s, z = _levels(a, x, scale, zero, np.uint8)
     _kind(z.dtype)
     return dequantized(x, s, z.astype(np.float32))
 
 
 # Products ---------------------------------------------------------------------------------------
+
+
+def exact_parts(weight: Array, largest: float) -> Iterator[Array]:
+    """Split whole weights (O, …) so that no sum of one part leaves what float32 holds exactly.
+
+    `largest` is the largest number that they are multiplied with.
+    """
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    sizes = np.abs(flat) * largest
+    part = sizes.cumsum(axis=1) // ((1 << 24) - sizes.max(initial=0.0))
+    for i in range(int(part.max(initial=0.0)) + 1):
+        yield np.where(part == i, flat, 0.0).reshape(weight.shape).astype(np.float32)
+
+
+def last(a: Known, x: Tensor, *args: Tensor) -> tuple[int, ...]:
+    """A product with weights sums over the last axis."""
+    return (len(x.shape) - 1,)
 
 
 def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Value:
@@ -176,8 +199,11 @@ def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Valu
     zero = reshaped(zero, ())
     if x_zero is None or (isinstance(x_zero, Value) and not _are_uint8(x)):
         # Nothing says whether they are int8 or uint8: a product of floats, exact below 2**24.
-        rows = centred.T.astype(np.float32)
-        return with_weights(Linear(K, O, bias=False), weight=rows)(x - zero)
+        sums = [
+            with_weights(Linear(K, O, bias=False), weight=part)(x - zero)
+            for part in exact_parts(centred.T, 255)
+        ]
+        return sum(sums[1:], sums[0])
     made = None
     while made is None or centred.any():  # what does not fit into int8 is a sum of parts that do
         part = np.clip(centred, -128, 127)
@@ -194,20 +220,11 @@ def _are_uint8(q: Value) -> bool:
     return isinstance(q.op, DynamicQuantize)
 
 
-@operator("MatMulInteger")
+@operator("MatMulInteger", mixes=last, weights=True)
 def matmul_integer(
     a: Known, n: int, x: Value, w: Tensor, x_zero: Tensor = None, w_zero: Tensor = None
 ) -> Tensor:
     return integer_product(symbol(x), w, x_zero, w_zero)
-
-
-@over_time("MatMulInteger")
-def matmul_integer_of_frames(a: Known, n: int, x: Tensor, w: Tensor, *zeros: Tensor) -> Tensor:
-    if not isinstance(x, Timed) or any(isinstance(z, (Timed, Value)) for z in zeros):
-        raise Unsupported("a zero point that differs from frame to frame")
-    if x.axis == len(x.shape) - 1:
-        raise Unsupported("its sums run over the frames of a sequence")
-    return Timed(matmul_integer(a, n, x.value, w, *zeros), x.axis, x.length)
 
 
 def _scaled(y: Value, x_scale: Tensor, w_scale: Tensor, bias: Tensor) -> Value:
@@ -222,7 +239,7 @@ def _scaled(y: Value, x_scale: Tensor, w_scale: Tensor, bias: Tensor) -> Value:
     return made if bias is None else made + _broadcast(made, known(bias, "the bias"))
 
 
-@operator("com.microsoft.MatMulIntegerToFloat")
+@operator("com.microsoft.MatMulIntegerToFloat", mixes=last, weights=True)
 def matmul_integer_to_float(
     a: Known,
     n: int,
@@ -263,7 +280,7 @@ def _requantized(y: Value, factor: Array, zero: Tensor) -> Value:
     return Hardtanh(float(low), float(high))(whole)
 
 
-@operator("QLinearMatMul")
+@operator("QLinearMatMul", mixes=last, weights=True)
 def qlinear_matmul(
     a: Known,
     n: int,
@@ -281,29 +298,78 @@ def qlinear_matmul(
     return _requantized(sums, scales[0] * scales[1].reshape(-1) / scales[2], y_zero)
 
 
-def _integer_conv(a: Known, x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Value:
+@operator("com.microsoft.QGemm", mixes=last, weights=True)
+def qgemm(
+    a: Known,
+    n: int,
+    x: Value,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    bias: Tensor = None,
+    y_scale: Tensor = None,
+    y_zero: Tensor = None,
+) -> Tensor:
+    a.only("transA", 0)
+    weight = known(w, "the weight")
+    weight = weight.T if a.get("transB", 0) else weight
+    scales = [known(s, "the scales").astype(np.float32).reshape(-1) for s in (x_scale, w_scale)]
+    sums = integer_product(symbol(x), weight, known(x_zero, "the zero point"), w_zero)
+    if bias is not None:
+        sums = sums + _broadcast(sums, known(bias, "the bias"))
+    factor = np.float32(a.get("alpha", 1.0)) * scales[0] * scales[1]
+    if y_scale is None:
+        return sums * _broadcast(sums, factor)
+    return _requantized(sums, factor / known(y_scale, "the scales").astype(np.float32), y_zero)
+
+
+def _integer_conv(a: Known, x: Tensor, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Tensor:
     """Return the convolution of ``x - x_zero`` with ``w - w_zero``, exact below 2**24."""
-    weight = known(w, "the weight").astype(np.float32)
+    weight = known(w, "the weight").astype(np.int32)
     if w_zero is not None:
-        level = known(w_zero, "the weights' zero point").astype(np.float32)
+        level = known(w_zero, "the weights' zero point").astype(np.int32)
         weight = weight - level.reshape(-1, *(1,) * (weight.ndim - 1))
-    if math.prod(weight.shape[1:]) * 255 * 255 >= 1 << 24:
-        raise Unsupported(f"sums over {math.prod(weight.shape[1:])} bytes are not exact")
+    centred = x
     if isinstance(x_zero, Value):
-        x = x - reshaped(x_zero, ())
-    elif x_zero is not None:
-        x = x - float(np.asarray(x_zero).item())
-    made: Value = OPERATORS["Conv"].handler(a, 1, x, weight)
-    return made
+        centred = _by_frame(x, lambda value: value - reshaped(x_zero, ()))
+    elif x_zero is not None and np.any(known(x_zero, "the zero point of its input")):
+        centred = _by_frame(x, lambda value: value - float(np.asarray(x_zero).item()))
+
+    def convolved(a: Known, part: Array) -> Tensor:
+        if isinstance(centred, Timed):
+            return OVER_TIME["Conv"](a, 1, centred, part)
+        return OPERATORS["Conv"].handler(a, 1, symbol(centred), part)
+
+    first, *rest = exact_parts(weight, 255)
+    more = [convolved(a.again(), part) for part in rest]
+
+    def total(value: Value) -> Value:
+        for part in more:
+            value = value + (part.value if isinstance(part, Timed) else part)
+        return value
+
+    return _by_frame(convolved(a, first), total)
 
 
+def _by_frame(x: Tensor, function: Callable[[Value], Value]) -> Tensor:
+    """Return what a function makes of a value, or of each frame of a sequence."""
+    if isinstance(x, Timed):
+        whole = settled(x)
+        return Timed(function(whole.value), whole.axis, whole.length)
+    return function(symbol(x))
+
+
+@over_time("ConvInteger")
 @operator("ConvInteger")
 def conv_integer(
     a: Known, n: int, x: Value, w: Tensor, x_zero: Tensor = None, w_zero: Tensor = None
 ) -> Tensor:
-    return _integer_conv(a, symbol(x), w, x_zero, w_zero)
+    return _integer_conv(a, x, w, x_zero, w_zero)
 
 
+@over_time("QLinearConv")
 @operator("QLinearConv")
 def qlinear_conv(
     a: Known,
@@ -319,13 +385,16 @@ def qlinear_conv(
     bias: Tensor = None,
 ) -> Tensor:
     scales = [known(s, "the scales").astype(np.float32) for s in (x_scale, w_scale, y_scale)]
-    sums = _integer_conv(a, symbol(x), w, x_zero, w_zero)
+    sums = _integer_conv(a, x, w, x_zero, w_zero)
     tail = (1,) * (len(sums.shape) - 2)
-    if bias is not None:
-        added = known(bias, "the bias").astype(np.float32).reshape(-1, *tail)
-        sums = sums + _broadcast(sums, added)
     factor = scales[0] * scales[1].reshape(-1, *tail) / scales[2]
-    return _requantized(sums, factor, y_zero)
+
+    def finished(y: Value) -> Value:
+        if bias is not None:
+            y = y + _broadcast(y, known(bias, "the bias").reshape(-1, *tail))
+        return _requantized(y, factor, y_zero)
+
+    return _by_frame(sums, finished)
 
 
 def _between_bytes(make: Callable[..., Value]) -> Handler:
@@ -344,6 +413,20 @@ def _between_bytes(make: Callable[..., Value]) -> Handler:
         return rounded(make(a, *values), scale.reshape(()), point, low, high)
 
     return handler
+
+
+def joined(a: Known, y_scale: Tensor, y_zero: Tensor, *args: Tensor) -> tuple[int, ...]:
+    """A concatenation mixes its axis."""
+    return (axis_of(a.peek("axis", 0), next(x for x in args if isinstance(x, (Value, Timed)))),)
+
+
+@operator("com.microsoft.QLinearConcat", mixes=joined)
+def qlinear_concat(a: Known, n: int, y_scale: Tensor, y_zero: Tensor, *args: Tensor) -> Tensor:
+    axis = joined(a, y_scale, y_zero, *args)[0]
+    a.get("axis", 0)
+    like, given = next(x for x in args if isinstance(x, Value)), list(args)
+    given[::3] = [symbol(x, like) for x in given[::3]]
+    return _between_bytes(lambda a, *xs: concat(*xs, axis=axis))(a, n, *given, y_scale, y_zero)
 
 
 BETWEEN: dict[str, Callable[..., Value]] = {
