@@ -4,15 +4,18 @@
 ``--write``.
 
 A case becomes a stream by fixing what is no float32 number with ``constants``: first every float32
-input is a frame, then, where an operator wants its weights fixed, the first one only. Each data set
-is one step from the beginning. Where the operator takes other numbers, they come as float32 and are
-cast.
+input is a frame, then, where an operator wants its weights fixed, the first one only (and the state
+``past_…``, which is then fed back). Where the operator takes other numbers, they come as float32
+and are cast. Each data set is one step from the beginning. Floats are compared within ONNX's
+tolerance, integers exactly. A case is ``constant`` if nothing in it could be a frame: no float goes
+in, or only single numbers that the importer wants fixed.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import datetime
 import functools
 import os
 import re
@@ -54,10 +57,19 @@ class Outcome:
 
 
 def supported(case) -> bool:
-    """Whether the importer says that it knows the case's operator."""
+    """Whether the importer says that it knows the case's operator, or can write it out."""
     names = {n.op_type for n in case.model.graph.node}
     known = OPERATORS.keys() | OVER_TIME.keys() | COMPUTED
-    return bool(names & known) and not names & set(TRAINING)
+    written = any(map(_has_a_body, case.model.graph.node))
+    return (bool(names & known) or written) and not names & set(TRAINING)
+
+
+def _has_a_body(node) -> bool:
+    try:
+        schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return schema.has_function or schema.has_context_dependent_function
 
 
 def operator_of(case) -> str:
@@ -70,40 +82,64 @@ def operator_of(case) -> str:
 
 def run(case, path: Path) -> Outcome:
     """Run a case."""
-    about = operator_of(case)
-    names = [i.name for i in case.model.graph.input]
+    proto = _of_a_supported_opset(case.model)
+    names = [i.name for i in proto.graph.input]
     try:
-        given = [dict(zip(names, map(np.asarray, d[0]), strict=True)) for d in case.data_sets]
+        given = [dict(zip(names, map(_array, d[0]), strict=True)) for d in case.data_sets]
     except (TypeError, ValueError):  # sequences, optional inputs
-        given = []
-    if not given or any(x.dtype == object for x in given[0].values()):
-        return _refused_or(case.model, case, about, path, {}, None)
+        given = [{}]
     arrays = given[0]
+    if not arrays or next(iter(arrays.values())).dtype.name not in NUMBERS:
+        return _tried(proto, case, path, given, names[:1] if arrays else [])
     singles = [n for n, x in arrays.items() if x.dtype == np.float32]
     doubles = [n for n, x in arrays.items() if x.dtype in (np.float32, np.float64)]
-    first = [n for n, x in arrays.items() if x.dtype.name in NUMBERS][:1]
-    attempts = [singles, singles[:1], doubles, doubles[:1], first]
-    tried, outcome = [], None
-    for symbolic in attempts:
+    with_past = [n for n in singles if n == names[0] or "past" in n]
+    refused, tried = None, []
+    for symbolic in (singles, with_past, singles[:1], doubles, doubles[:1], names[:1]):
         if not symbolic or symbolic in tried:
             continue
         tried.append(symbolic)
-        model = _from_floats(case.model, [n for n in symbolic if n not in singles], arrays)
-        constants = {n: x for n, x in arrays.items() if n not in symbolic}
-        made = _refused_or(model, case, about, path, constants, given)
+        model = _from_floats(proto, [n for n in symbolic if n not in singles])
+        made = _tried(model, case, path, given, symbolic)
         if made.kind != "refused":
             return made
-        outcome = outcome or made
-    if outcome is None or outcome.reason.endswith("this operator is not supported"):
-        fixed = _refused_or(case.model, case, about, path, arrays, None)
-        return fixed if outcome is None or fixed.kind == "constant" else outcome
-    return outcome
+        if refused is None or len(symbolic) <= refused[0]:
+            refused = len(symbolic), made  # the more is fixed, the more the reason says
+    if not doubles or all(x.size == 1 for x in arrays.values()):  # parameters, nothing that flows
+        fixed = _tried(proto, case, path, given, [])
+        if fixed.kind == "constant":
+            return fixed
+    return refused[1]
 
 
-NUMBERS = ("bool", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16")
+NUMBERS = (
+    "bool", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64",
+)  # fmt: skip
+"""What a stream may take as float32."""
 
 
-def _from_floats(model, names, arrays):
+def _array(x):
+    """Return what a data set holds as an array."""
+    return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
+
+
+def _of_a_supported_opset(model):
+    """Return a model of the oldest operator set that is read, if its operators are as they were."""
+    now, oldest = model.opset_import[0].version, 9
+    if now >= oldest or any(
+        onnx.defs.get_schema(n.op_type, now).since_version
+        != onnx.defs.get_schema(n.op_type, oldest).since_version
+        for n in model.graph.node
+    ):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    changed.opset_import[0].version = oldest
+    return changed
+
+
+def _from_floats(model, names):
     """Return a model whose inputs of these names are float32, and cast to what they were."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -117,22 +153,23 @@ def _from_floats(model, names, arrays):
     return changed
 
 
-def _refused_or(proto, case, about, path, constants, given) -> Outcome:
-    """Load a case and run it; return the refusal where it is refused."""
+def _tried(proto, case, path, given, symbolic) -> Outcome:
+    """Load a case with all inputs but `symbolic` fixed, and run it."""
+    about, arrays = operator_of(case), given[0]
     onnx.save(proto, path)
-    arrays = given[0] if given else {}
-    free = [n for n in arrays if n not in constants]
-    states = None if about in STATEFUL and any("past" in n for n in free) else {}
+    states = None if about in STATEFUL and any("past" in n for n in symbolic) else {}
     try:
-        shapes = {n: arrays[n].shape for n in free}
-        model = sr.load(path, constants=constants, states=states, shapes=shapes)
+        model = sr.load(
+            path,
+            constants={n: x for n, x in arrays.items() if n not in symbolic},
+            states=states,
+            shapes={n: arrays[n].shape for n in symbolic},
+        )
     except sr.FileError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        if given is None and ("does not depend on any input" in reason or "at least one" in reason):
-            return Outcome(case.name, about, "constant")
-        return Outcome(case.name, about, "refused", reason)
-    if given is None:
-        return Outcome(case.name, about, "constant")
+        nothing = "does not depend on any input" in reason or "at least one input" in reason
+        kind = "constant" if arrays and not symbolic and nothing else "refused"
+        return Outcome(case.name, about, kind, reason if kind == "refused" else "")
     inputs, results = model.graph().inputs, list(model.graph().outputs)
     wanted_names = [o.name for o in case.model.graph.output]
     stream = model.stream(on_nonfinite="propagate")
@@ -145,17 +182,25 @@ def _refused_or(proto, case, about, path, constants, given) -> Outcome:
         made = dict(zip(results, got if isinstance(got, tuple) else (got,), strict=True))
         if states is None:
             made |= {n.replace("past", "present"): x for n, x in stream.state.items()}
-        for name, b in zip(wanted_names, map(np.asarray, wanted), strict=True):
+        for name, b in zip(wanted_names, map(_array, wanted), strict=True):
             if name not in made:
                 return Outcome(case.name, about, "wrong", f"{name} does not come out")
-            a, b = made[name], b.astype(np.float64)
-            if a.size != b.size:
-                return Outcome(case.name, about, "wrong", f"{name}: shape {a.shape}")
-            rtol, atol = max(case.rtol, 1e-5), max(case.atol, 1e-5)
-            if not np.allclose(a.reshape(b.shape), b, rtol, atol, equal_nan=True):
-                apart = np.abs(a.reshape(b.shape) - b).max()
-                return Outcome(case.name, about, "wrong", f"{name} is off by {apart:.3g}")
+            wrong = _difference(made[name], b, case)
+            if wrong:
+                return Outcome(case.name, about, "wrong", f"{name}: {wrong}")
     return Outcome(case.name, about, "passed")
+
+
+def _difference(a, b, case) -> str:
+    """Return how numbers differ from those wanted; integers and truths may not at all."""
+    if a.size != b.size:
+        return f"shape {a.shape}, expected {b.shape}"
+    a, exact = a.reshape(b.shape), b.dtype.kind in "iub"
+    b = b.astype(np.float64)
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0)
+    atol = case.atol + largest * 2.0**-22  # sums in float32: two units in the last place
+    same = np.array_equal(a, b) if exact else np.allclose(a, b, case.rtol, atol, equal_nan=True)
+    return "" if same else f"off by {np.abs(a - b).max():.3g}"
 
 
 @functools.cache
@@ -179,29 +224,37 @@ def _short(reason: str) -> str:
     return reason.replace("|", "/").split("; if it never")[0]
 
 
-def page() -> str:
-    """Return the page of docs."""
+@functools.cache
+def unsupported() -> list[str]:
+    """Return the operators that have tests, of which the importer knows nothing."""
+    cases = [c for c in node_cases() if c.model is not None]
+    known = {o.operator for o in outcomes()}
+    return sorted({operator_of(c) for c in cases if not supported(c)} - known)
+
+
+def page(date: str) -> str:
+    """Return the page of docs, made on `date`."""
     rows: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     reasons: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for o in outcomes():
         rows[o.operator][o.kind] += 1
-        if o.kind != "passed":
-            reasons[o.operator, _short(o.reason) or "nothing in it depends on a frame"].append(
-                o.case
-            )
+        if o.kind == "refused":
+            reasons[o.operator, _short(o.reason)].append(o.case.removeprefix("test_"))
     total = sum(rows.values(), collections.Counter())
     lines = [
         "# ONNX's own tests, case by case",
         "",
         f"The tests of its operators that come with onnx {onnx.__version__}, run through "
         "`streamrnn.load` and one step",
-        "of a stream. Made by `python tests/conformance.py --write`; a test holds it against the "
+        f"of a stream on {date}. Made by `python tests/conformance.py --write`; a test holds it "
+        "against the",
         "present results.",
         "",
-        f"{total['passed']} cases pass, {total['refused']} are refused with a reason, "
-        f"{total['constant']} have no float32 input, so that nothing",
-        f"is left to stream. {total['wrong']} are wrong. A case that passes gives ONNX's expected "
-        "numbers within its tolerance.",
+        f"{total['passed']} cases pass: they give ONNX's expected numbers within its tolerance, "
+        f"integers exactly.",
+        f"{total['refused']} are refused when they are loaded, for the reason below. "
+        f"{total['constant']} are constant: nothing in them can be a frame.",
+        f"{total['wrong']} are wrong.",
         "",
         "| operator | passed | refused | constant |",
         "|---|--:|--:|--:|",
@@ -209,16 +262,13 @@ def page() -> str:
     for name, counts in sorted(rows.items()):
         numbers = (counts[kind] or "" for kind in ("passed", "refused", "constant"))
         lines.append(f"| `{name}` | {' | '.join(map(str, numbers))} |")
-    lines += ["", "## Passed", ""]
-    passed = [o.case.removeprefix("test_") for o in outcomes() if o.kind == "passed"]
-    lines += _wrapped(" ".join(passed))
+    for kind in ("passed", "constant"):
+        names = [o.case.removeprefix("test_") for o in outcomes() if o.kind == kind]
+        lines += ["", f"## {kind.capitalize()}", "", *_wrapped(" ".join(names))]
     lines += ["", "## Refused, and why", ""]
     for (name, reason), cases in sorted(reasons.items()):
-        if reason == "nothing in it depends on a frame":
-            continue
-        short = ", ".join(c.removeprefix("test_") for c in cases[:3])
-        more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-        lines.append(f"- `{name}`: {reason} ({short}{more})")
+        lines.append(f"- `{name}`: {reason} ({', '.join(cases)})")
+    lines += ["", "## Not supported at all", "", *_wrapped(", ".join(unsupported()))]
     return "\n".join(lines) + "\n"
 
 
@@ -232,12 +282,13 @@ def _wrapped(text: str, width: int = 100) -> list[str]:
     return [*lines, line]
 
 
-def read_page() -> tuple[str, set[str]]:
-    """Return the onnx version of the page, and the cases that it says pass."""
+def read_page() -> tuple[str, str, set[str]]:
+    """Return the page's onnx version and date, and the cases that it says pass."""
     text = PAGE.read_text(encoding="utf-8")
     version = re.search(r"come with onnx (\S+),", text)[1]
+    date = re.search(r"of a stream on (\S+)\.", text)[1]
     section = text.partition("## Passed\n")[2].partition("\n## ")[0]
-    return version, set(section.split())
+    return version, date, set(section.split())
 
 
 def main() -> None:
@@ -253,7 +304,7 @@ def main() -> None:
     print(", ".join(f"{n} {kind}" for kind, n in counts.most_common()))
     if options.write:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(), encoding="utf-8")
+        PAGE.write_text(page(datetime.date.today().isoformat()), encoding="utf-8")
         print(f"Written: {os.path.relpath(PAGE)}")
 
 

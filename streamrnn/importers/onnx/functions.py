@@ -68,12 +68,14 @@ def _inlined(
     }
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = helper.make_graph([node], "one", list(inputs.values()), outputs)
+    if "" in node.input:  # the inliner asks for the type of what is left out as well
+        graph.value_info.append(helper.make_tensor_value_info("", TensorProto.FLOAT, ()))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         expanded = inline_selected_functions(
             model, [("", node.op_type)], exclude=False, inline_schema_functions=True
         )
     except RuntimeError as error:  # a type that onnx's tool cannot infer
-        raise Unsupported(f"cannot be written out by its definition: {error}") from None
+        raise Unsupported(f"its definition in ONNX cannot be written out: {error}") from None
     nodes = list(expanded.graph.node)
     return [] if any(n.op_type == node.op_type for n in nodes) else nodes

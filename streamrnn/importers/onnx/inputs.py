@@ -18,6 +18,10 @@ def input_shape(
     value: onnx.ValueInfoProto, given: Sequence[int | None] | None
 ) -> tuple[Shape, int | None]:
     """Return the shape of an input, open axes as 1, and which of them is time."""
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        what = kind.removesuffix("_type").replace("_", " ")
+        raise FileError(f"input {value.name!r} is no tensor but of the type {what!r}")
     dims = value.type.tensor_type.shape.dim
     unsaid = not value.type.tensor_type.HasField("shape")
     open_axes = [i for i, d in enumerate(dims) if not (d.HasField("dim_value") and d.dim_value > 0)]

@@ -154,7 +154,7 @@ def running_sum_of_frames(a: Known, n: int, x: Timed, axis: Tensor) -> Timed:
 
 @operator("OneHot")
 def one_hot(a: Known, n: int, indices: Value, depth: Tensor, values: Tensor) -> Tensor:
-    size = integers(depth, "the depth")[0]
+    size = int(known(depth, "the depth").item())  # of any type, by the specification
     off, on = known(values, "the values").reshape(-1).astype(np.float64).tolist()
     rank = len(indices.shape) + 1
     axis = a.get("axis", -1) % rank

@@ -126,7 +126,8 @@ def split(a: Known, n: int, x: Value, sizes: Tensor = None) -> Tensor:
     edges = np.cumsum([0, *(parts or ())]).tolist()
     if parts is None or len(parts) != n or edges[-1] != x.shape[axis]:
         raise Unsupported(f"an axis of {x.shape[axis]} cannot be split into {parts or n}")
-    return tuple(Slice(b, e, axis)(x) for b, e in itertools.pairwise(edges))
+    none = np.zeros((*x.shape[:axis], 0, *x.shape[axis + 1 :]), np.float32)
+    return tuple(Slice(b, e, axis)(x) if e > b else none for b, e in itertools.pairwise(edges))
 
 
 @operator("Gather")
