@@ -25,9 +25,10 @@ def describe_model(model: Layer) -> dict[str, Any]:
     dict
         ``inputs`` and ``outputs`` (name to shape and dtype of a frame), ``stride_frames``,
         ``delay_frames``, ``receptive_field_frames`` (None: everything so far), ``states`` (name to
-        shape), ``state_bytes`` (of one stream), ``ops`` (kind to number), ``parameters``,
-        ``weight_bytes`` and ``multiply_adds`` (a frame of the input, on average). It can be written
-        as JSON.
+        shape), ``state_begins`` (name to smallest and largest number at the beginning),
+        ``state_bytes`` (of one stream), ``ops`` (kind to number), ``parameters``, ``weight_bytes``
+        (int8 weights take one each) and ``multiply_adds`` (of matrices, a frame of the input on
+        average). It can be written as JSON.
     """
     graph = model.graph()
     states = graph.states()
@@ -39,10 +40,11 @@ def describe_model(model: Layer) -> dict[str, Any]:
         "delay_frames": graph.delay_frames(),
         "receptive_field_frames": graph.receptive_field_frames(),
         "states": {name: list(shape) for name, shape in states.items()},
+        "state_begins": {n: r for node in graph.nodes for n, r in _begins(node).items()},
         "state_bytes": 4 * sum(map(math.prod, states.values())),
         "ops": dict(Counter(type(node.op).__name__ for node in graph.nodes).most_common()),
-        "parameters": weights,
-        "weight_bytes": 4 * weights,
+        "parameters": sum(n for n, _ in weights),
+        "weight_bytes": sum(n * size for n, size in weights),
         "multiply_adds": round(sum(map(_multiply_adds, graph.nodes))),
     }
 
@@ -51,21 +53,27 @@ def _frame(value: Value) -> dict[str, Any]:
     return {"shape": list(value.shape), "dtype": value.dtype}
 
 
-def _weights(graph: Graph) -> int:
-    """Return how many numbers the weights hold; a layer that is used twice has them once."""
+def _begins(node: Node) -> dict[str, list[float]]:
+    """Return the smallest and the largest number that each state of an op begins with."""
+    initial = node.op.initial_state
+    found = {}
+    for name in node.op.state_shapes(*(arg.shape for arg in node.args)):
+        array = initial.get(name)
+        ends = (0.0, 0.0) if array is None else (array.min(), array.max())
+        found[node.full(name)] = [float(end) for end in ends]
+    return found
+
+
+def _weights(graph: Graph) -> list[tuple[int, int]]:
+    """Return how many numbers each weight holds, and their bytes; a shared layer has them once."""
     ops = {id(node.op): node.op for node in graph.nodes}.values()
-    return sum(math.prod(shape) for op in ops for shape in op.parameter_shapes().values())
+    return [
+        (math.prod(shape), 1 if name.endswith("_int8") else 4)
+        for op in ops
+        for name, shape in op.parameter_shapes().items()
+    ]
 
 
 def _multiply_adds(node: Node) -> float:
-    """Return the products of an op's matrices a frame of the model's input.
-
-    A matrix is applied as often as its rows fit into the output: a convolution at every position.
-    """
-    if not node.args or node.op.index_limit:
-        return 0.0
-    total = 0
-    for shape in node.op.parameter_shapes().values():
-        if len(shape) > 1:
-            total += math.prod(shape) * max(1, node.value.size // shape[0])
-    return total / node.value.clock.stride
+    """Return the products of an op's matrices a frame of the model's input."""
+    return node.op.multiply_adds(*(a.shape for a in node.args)) / node.value.clock.stride

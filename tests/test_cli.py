@@ -9,6 +9,7 @@ import pytest
 
 import streamrnn as sr
 from test_import_onnx import SILERO, fetched
+from test_import_quantized import VOICEFILTER
 from test_import_states import _mute, leaky
 
 pytest.importorskip("typer", reason="the command needs the extra `cli`")
@@ -42,9 +43,11 @@ def test_info_of_a_model_of_ours(tmp_path):
     assert found["weight_bytes"] == 4 * found["parameters"]
     assert found["multiply_adds"] == matrices / 2  # an output every second frame
     assert found["ops"] == {"Conv1d": 1, "LSTMCell": 1, "Linear": 1}
-    text = run("info", tmp_path / "m.safetensors").output
-    for part in ("features", "(6,)", "memory.h", "every 2 frames, 0 frames late", "all frames so"):
+    assert found["state_begins"] == {name: [0, 0] for name in found["states"]}
+    text = " ".join(run("info", tmp_path / "m.safetensors").output.split())
+    for part in ("features (6,)", "every 2 frames, 0 frames late", "all frames so far"):
         assert part in text
+    assert "conv1d_0.past (2, 6) 48 zeros" in text
 
 
 def test_info_shows_the_pairs_of_states_and_what_told_so(tmp_path):
@@ -56,6 +59,64 @@ def test_info_shows_the_pairs_of_states_and_what_told_so(tmp_path):
     text = run("info", path).output
     assert "state input" in text
     assert "stateN" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes", "wanted"),
+    [
+        (lambda: sr.Linear(3, 4), [(3,)], 12),
+        (lambda: sr.GRUCell(5, 4), [(5,)], 12 * (5 + 4)),
+        (lambda: sr.FrameConv1d(3, 5, 3), [(3, 20)], 18 * 5 * 3 * 3),
+        (lambda: sr.LayerNorm((3, 7)), [(2, 3, 7)], 0),
+        (lambda: sr.Affine((3, 5, 20)), [(3, 5, 20)], 0),
+        (lambda: sr.Constant((80, 30)), [], 0),
+        (lambda: sr.Embedding(7, 20), [()], 0),
+        (lambda: sr.MatMul(), [(2, 3, 4), (2, 4, 5)], 2 * 3 * 4 * 5),
+        (lambda: sr.Int8LSTMStep(20), [(80,), (20,), (20,)], 80 * 20),
+    ],
+    ids=lambda x: "" if not callable(x) else type(x()).__name__,
+)
+def test_products_of_matrices_are_counted_and_nothing_else(make, shapes, wanted):
+    assert make().multiply_adds(*shapes) == wanted
+
+
+def test_info_of_a_model_of_bytes():
+    """By hand: 12 MB of int8 weights, which are applied in each of 80 frames."""
+    found = json.loads(run("info", fetched(VOICEFILTER, "embedder.int8.onnx"), "--json").output)
+    gates, H = 4 * 768, 768
+    assert found["multiply_adds"] == 80 * gates * (40 + H + H + 3 * H) + 256 * H
+    assert found["weight_bytes"] < 1.3 * fetched(VOICEFILTER, "embedder.int8.onnx").stat().st_size
+
+
+def test_info_shows_what_a_state_begins_with(tmp_path):
+    cell = sr.GRUCell(3, 4)
+    cell.initial_state = {"h": np.array([-0.5, 0, 0.25, 0], np.float32)}
+    cell.save(tmp_path / "m.safetensors")
+    assert "-0.5 to 0.25" in run("info", tmp_path / "m.safetensors").output
+
+
+def test_names_of_a_foreign_file_are_shown_as_they_are(tmp_path):
+    name = "x[/bold][red]:smile:" + "y" * 90
+    path = leaky(tmp_path / "m.onnx", name, "out", "state", "stateN")
+    result = run("info", path)
+    assert result.exit_code == 0
+    assert "x[/bold][red]:smile:yyy" in result.output
+    assert result.output.count("y" * 10) >= 5, "folded, not cut off"
+    assert "…" not in result.output
+
+
+def test_constants_are_read_as_they_are_written():
+    from streamrnn.cli.info import _array
+
+    for text, kind, value in (
+        ("16000", np.int64, 16000),
+        ("9007199254740993", np.int64, 9007199254740993),  # no float64
+        ("0.5,1", np.float32, [0.5, 1]),
+        ("-inf", np.float32, -np.inf),
+        ("1e400", np.float32, np.inf),
+    ):
+        assert _array(text).dtype == kind
+        assert _array(text).tolist() == value
 
 
 def test_info_asks_where_nothing_tells_and_takes_the_answer(tmp_path):
@@ -99,6 +160,10 @@ def test_what_cannot_be_streamed_is_said_in_a_line(tmp_path):
         (["info", "none.onnx"], 1, "cannot read none.onnx"),
         (["info", "none.txt"], 1, "expected a .safetensors or .onnx file"),
         (["info", "m.onnx", "--shape", "x"], 2, "expected NAME=VALUE, got 'x'"),
+        (["info", "m.onnx", "--shape", "x=1.5,3"], 2, "a word for the time axis"),
+        (["info", "m.onnx", "--shape", "x=1,-3"], 2, "a word for the time axis"),
+        (["info", "m.onnx", "--shape", "x=1", "--shape", "x=2"], 2, "'x' is given twice"),
+        (["info", "none.onnx", "--constant", "x=nan"], 1, "cannot read none.onnx"),
         (["info", "m.onnx", "--constant", "x=a"], 2, "expected numbers, got 'a'"),
         (["info", "m.safetensors", "--shape", "x=1"], 1, "are for .onnx files"),
     ],
@@ -106,7 +171,7 @@ def test_what_cannot_be_streamed_is_said_in_a_line(tmp_path):
 def test_wrong_words(words, code, said):
     result = run(*words)
     assert result.exit_code == code
-    assert said in result.stderr
+    assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_as_a_module_and_without_the_extra(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ def info(
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help="Shape of an ONNX input, as NAME=1,576; 'time' (or any word) is the time axis of "
+            help="Shape of an ONNX input, as NAME=1,576; a word, such as time, is the time axis of "
             "a sequence: NAME=1,time,40."
         ),
     ] = None,
@@ -59,7 +60,8 @@ def info(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _show(Console(soft_wrap=False, highlight=False), found)
+        # Names are a foreign file's: no markup in them is followed.
+        _show(Console(soft_wrap=False, highlight=False, markup=False, emoji=False), found)
 
 
 def _read_onnx(file: Path, options: Mapping[str, Any]) -> tuple[Model, list[dict[str, Any]]]:
@@ -89,42 +91,52 @@ def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         name, sign, value = text.rpartition("=") if option == "--state" else text.partition("=")
         if not (name and sign and value):
             raise typer.BadParameter(f"expected NAME=VALUE, got {text!r}", param_hint=option)
+        if name in found:
+            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
         found[name] = value
     return found
 
 
 def _dims(text: str) -> list[int | None]:
+    """Return ``1,time,40`` as a shape, None for the word."""
     dims = [part.strip() for part in text.split(",")]
-    return [int(d) if d.lstrip("-").isdigit() else None for d in dims]
+    if not all(d.isidentifier() or (d.isdecimal() and len(d) < 19) for d in dims):
+        raise typer.BadParameter(
+            f"expected whole numbers, or a word for the time axis, got {text!r}",
+            param_hint="--shape",
+        )
+    return [int(d) if d.isdecimal() else None for d in dims]
 
 
 def _array(text: str) -> Any:
     """Return ``16000`` or ``0.5,1`` as an array: int64 where all are whole, else float32."""
     parts = text.split(",")
-    try:
-        numbers = [float(p) for p in parts]
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected numbers, got {text!r}", param_hint="--constant"
-        ) from None
-    whole = all("." not in p and "e" not in p.lower() for p in parts)
-    array = np.array(numbers, np.int64 if whole else np.float32)
-    return array if len(parts) > 1 else array.reshape(())
+    for kind, read in ((np.int64, int), (np.float32, float)):
+        try:
+            array = np.array([read(p) for p in parts], kind)
+        except (ValueError, OverflowError):
+            continue
+        return array if len(parts) > 1 else array.reshape(())
+    raise typer.BadParameter(f"expected numbers, got {text!r}", param_hint="--constant")
 
 
 def _show(console: Console, found: Mapping[str, Any]) -> None:
-    console.print(f"[bold]{found['file']}[/bold]")
-    frames = Table("", "name", "frame", box=None, pad_edge=False, header_style="dim")
+    console.print(found["file"], style="bold", soft_wrap=True)
+    frames = _table("", "name", "frame")
     for way in ("inputs", "outputs"):
         for name, frame in found[way].items():
             kind = "" if frame["dtype"] == "float32" else f" {frame['dtype']}"
             frames.add_row(way[:-1], name, f"{_tuple(frame['shape'])}{kind}")
-    for name, shape in found["states"].items():
-        frames.add_row("state", name, _tuple(shape))
     console.print(frames)
+    if found["states"]:
+        states = _table("state", "shape", "bytes", "begins with")
+        for name, shape in found["states"].items():
+            begins = _begins(*found["state_begins"][name])
+            states.add_row(name, _tuple(shape), f"{4 * math.prod(shape):,}", begins)
+        console.print()
+        console.print(states)
     if found["state_pairs"]:
-        told = Table("state input", "fed by output", "shape", "told by", box=None, pad_edge=False,
-                     header_style="dim")  # fmt: skip
+        told = _table("state input", "fed by output", "shape", "told by")
         for pair in found["state_pairs"]:
             told.add_row(pair["input"], pair["output"], _tuple(pair["shape"]), pair["told_by"])
         console.print()
@@ -146,6 +158,20 @@ def _show(console: Console, found: Mapping[str, Any]) -> None:
         facts.add_row(name, text)
     console.print()
     console.print(facts)
+
+
+def _table(*heads: str) -> Table:
+    """Return a table without lines that folds long names instead of cutting them off."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _begins(smallest: float, largest: float) -> str:
+    if smallest == largest:
+        return "zeros" if smallest == 0 else f"{smallest:g}"
+    return f"{smallest:.3g} to {largest:.3g}"
 
 
 def _tuple(shape: Sequence[int]) -> str:

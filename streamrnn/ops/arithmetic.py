@@ -175,6 +175,9 @@ class Affine(Op):
         """Axis, counted from the end, along which alone the weights differ, if there is one."""
         return self._channels
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return 0
+
     def parameter_shapes(self) -> dict[str, Shape]:
         shape = as_shape(self.shape, "Affine")
         return {"weight": shape, "bias": shape}

@@ -59,6 +59,9 @@ class Constant(Op):
     def __call__(self, *values: Value) -> Value:
         return at_rate(self, as_shape(self.shape, "Constant"), values)
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return 0
+
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"value": as_shape(self.shape, "Constant")}
 

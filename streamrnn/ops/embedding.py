@@ -73,6 +73,9 @@ class Embedding(Op):
             raise ConfigError(f"Embedding: `num_embeddings` must be at most {EXACT}")
         self.index_limit = self.num_embeddings
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return 0
+
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 

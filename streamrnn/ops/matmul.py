@@ -67,6 +67,9 @@ class MatMul(Op):
             )
         return (*shapes[0][:-1], shapes[1][-1])
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return math.prod(shapes[0]) * shapes[1][-1]
+
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         return np.asarray(xs[0] @ xs[1])
 

@@ -116,6 +116,9 @@ class LayerNorm(Op):
     def _shape(self) -> Shape:
         return as_shape(self.normalized_shape, "LayerNorm")
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return 0
+
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": self._shape, "bias": self._shape} if self.elementwise_affine else {}
 
@@ -232,6 +235,9 @@ class RMSNorm(Op):
     @property
     def _shape(self) -> Shape:
         return as_shape(self.normalized_shape, "RMSNorm")
+
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return 0
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": self._shape} if self.elementwise_affine else {}

@@ -114,6 +114,16 @@ class Op(_Rates):
         """Return the shape of every weight, by torch's name."""
         return {}
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        """Return the products of a frame, given the shapes of the inputs; those of matrices only.
+
+        A weight with several axes is a matrix, outputs first, and is applied as often as its rows
+        fit into the output: a convolution at every position.
+        """
+        size = math.prod(self.output_shape(*shapes))
+        matrices = [shape for shape in self.parameter_shapes().values() if len(shape) > 1]
+        return sum(math.prod(shape) * max(1, size // shape[0]) for shape in matrices)
+
     def refuses(self, name: str, weight: Array) -> str:
         """Return what is wrong with the values of a weight, or nothing."""
         return ""
