@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is what the models 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from streamrnn.export import add_state  # noqa: E402
+from streamrnn.kernels.simd import byte_forms  # noqa: E402
 from streamrnn.ops.dynamic_quantize import quantized  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,12 +53,14 @@ print(host())
 
 
 @pytest.mark.parametrize("lanes", ["4", "8", "16"])
-@pytest.mark.parametrize("vnni", ["0", "1"])
-def test_the_product_of_bytes_is_exact(lanes, vnni, tmp_path):
+@pytest.mark.parametrize("form", ["vnni", "pairs", "plain"])
+def test_the_product_of_bytes_is_exact(lanes, form, tmp_path):
     """In every form that this machine can run, for sizes that are no multiple of anything."""
+    if form not in byte_forms(llvm.get_host_cpu_features(), int(lanes)):
+        pytest.skip(f"this machine has no form {form!r} for {lanes} lanes")
     environment = os.environ | {
         "STREAMRNN_LANES": lanes,
-        "STREAMRNN_VNNI": vnni,
+        "STREAMRNN_BYTES": form,
         "STREAMRNN_CACHE_DIR": str(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export")]),
     }
@@ -64,9 +68,37 @@ def test_the_product_of_bytes_is_exact(lanes, vnni, tmp_path):
         [sys.executable, "-c", EXACT], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert f"lanes={lanes}" in done.stdout
-    if vnni == "0":
-        assert "vnni=False" in done.stdout
+    assert f"lanes={lanes}," in done.stdout
+    assert f"bytes={form!r}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("features", "lanes", "forms"),
+    [
+        ("avx512f avx512bw avx512vl avx512vnni avx2 sse2", 16, ["vnni", "pairs", "plain"]),
+        ("avx512f avx512bw avx512vl avx2 sse2", 16, ["pairs", "plain"]),
+        ("avx512f avx2 sse2", 16, ["plain"]),
+        ("avxvnni avx2 sse2", 8, ["vnni", "pairs", "plain"]),
+        ("avxvnni avx2 sse2", 16, ["plain"]),  # 256 bits are the most that it has
+        ("avx512f avx512vnni avx2 sse2", 8, ["pairs", "plain"]),
+        ("avx2 sse2", 8, ["pairs", "plain"]),
+        ("sse2", 4, ["pairs", "plain"]),
+        ("neon", 4, ["plain"]),
+    ],
+)
+def test_the_form_of_products_follows_from_the_cpu(features, lanes, forms):
+    assert list(byte_forms(dict.fromkeys(features.split(), True), lanes)) == forms
+
+
+def test_a_form_that_the_machine_has_not_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import streamrnn.kernels.simd as simd; simd.host()"],
+        env=os.environ | {"STREAMRNN_BYTES": "dots", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(r"STREAMRNN_BYTES must be one of .*plain here, got 'dots'", done.stderr)
 
 
 def test_what_is_no_int8_is_refused():

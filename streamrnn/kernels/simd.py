@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +37,7 @@ __all__ = [
     "as_ints",
     "at",
     "bits",
+    "byte_forms",
     "call",
     "dot4",
     "exponent",
@@ -82,26 +83,36 @@ class Target:
         float32 values in one vector register: 16 (AVX-512), 8 (AVX2), 4 (SSE, NEON).
     fma : bool
         Whether the CPU has a fused multiply-add; without it, ``fma`` is a multiply and an add.
-    vnni : bool
-        Whether it has instructions that multiply bytes and add four products at once.
+    bytes : str
+        How bytes are multiplied: ``"vnni"``, four products and their sum at once; ``"pairs"``, two
+        products of 16 bits and their sum; ``"plain"``, one product after another.
     """
 
     lanes: int
     fma: bool
-    vnni: bool = False
+    bytes: str = "plain"
+
+
+def byte_forms(features: Mapping[str, bool], lanes: int) -> tuple[str, ...]:
+    """Return how a CPU with these features can multiply bytes, the fastest first."""
+    vnni = features.get("avx512vnni") and features.get("avx512vl")
+    vnni = vnni or (features.get("avxvnni") and lanes <= 8)
+    pairs = features.get({4: "sse2", 8: "avx2", 16: "avx512bw"}[lanes])
+    found = {"vnni": vnni, "pairs": pairs, "plain": True}
+    return tuple(form for form, there in found.items() if there)
 
 
 @cache
 def host() -> Target:
     """Return the target of this machine.
 
-    ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width, ``STREAMRNN_VNNI=0`` leaves those
-    instructions alone.
+    ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width, ``STREAMRNN_BYTES`` (vnni, pairs or plain)
+    the way in which bytes are multiplied.
 
     Raises
     ------
     ValueError
-        If ``STREAMRNN_LANES`` or ``STREAMRNN_VNNI`` is something else.
+        If ``STREAMRNN_LANES`` is something else, or this machine cannot do ``STREAMRNN_BYTES``.
     """
     features = llvm.get_host_cpu_features()
     arm = "neon" in features
@@ -110,11 +121,12 @@ def host() -> Target:
     wanted = os.environ.get("STREAMRNN_LANES", "")
     if wanted and wanted not in ("4", "8", "16"):
         raise ValueError(f"STREAMRNN_LANES must be 4, 8 or 16, got {wanted!r}")
-    vnni = bool(features.get("avx512vnni") and features.get("avx512vl"))
-    allowed = os.environ.get("STREAMRNN_VNNI", "1")
-    if allowed not in ("0", "1"):
-        raise ValueError(f"STREAMRNN_VNNI must be 0 or 1, got {allowed!r}")
-    return Target(int(wanted) if wanted else widest, fma, vnni and allowed == "1")
+    lanes = int(wanted) if wanted else widest
+    forms = byte_forms(features, lanes)
+    form = os.environ.get("STREAMRNN_BYTES", "") or forms[0]
+    if form not in forms:
+        raise ValueError(f"STREAMRNN_BYTES must be one of {', '.join(forms)} here, got {form!r}")
+    return Target(lanes, fma, form)
 
 
 class VectorType(types.Type):  # type: ignore[misc]
@@ -318,7 +330,7 @@ def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) 
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         width = sig.return_type.width
-        vector, bytes_ = sig.return_type.ir, ir.VectorType(ir.IntType(8), 4 * width)
+        vector = sig.return_type.ir
         address = builder.gep(args[1], [args[2]])
         weights = builder.load(builder.bitcast(address, vector.as_pointer()))
         weights.align = 1
@@ -326,19 +338,29 @@ def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) 
         same = builder.load(four)
         same.align = 1
         same = _splat(builder, width, same)
-        if host().vnni:
+        if host().bytes == "vnni":
             name = f"llvm.x86.avx512.vpdpbusd.{32 * width}"
             kind = ir.FunctionType(vector, [vector] * 3)
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(function, [args[0], same, weights])
-        wide = ir.VectorType(_I32, 4 * width)
-        a = builder.zext(builder.bitcast(same, bytes_), wide)
-        b = builder.sext(builder.bitcast(weights, bytes_), wide)
-        products, sums = builder.mul(a, b), args[0]
-        undefined = ir.Constant(wide, ir.Undefined)
+        sums = args[0]
+        if host().bytes == "pairs":
+            halves = ir.VectorType(ir.IntType(16), 2 * width)
+            eight = _constant(2 * width, 8, ir.IntType(16))
+            a, b = builder.bitcast(same, halves), builder.bitcast(weights, halves)
+            low_a = builder.and_(a, _constant(2 * width, 255, ir.IntType(16)))
+            low_b = builder.ashr(builder.shl(b, eight), eight)
+            name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[width]
+            kind = ir.FunctionType(vector, [halves] * 2)
+            function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}")
+            for pair in (low_a, low_b), (builder.lshr(a, eight), builder.ashr(b, eight)):
+                sums = builder.add(sums, builder.call(function, pair))
+            return sums
         for j in range(4):
-            picks = ir.Constant(vector, [4 * i + j for i in range(width)])
-            sums = builder.add(sums, builder.shuffle_vector(products, undefined, picks))
+            up, down = (_constant(width, n, _I32) for n in (24 - 8 * j, 24))
+            a = builder.lshr(builder.shl(same, up), down)
+            b = builder.ashr(builder.shl(weights, up), down)
+            sums = builder.add(sums, builder.mul(a, b))
         return sums
 
     return total(total, w, types.intp, x, types.intp), codegen
