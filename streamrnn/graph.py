@@ -52,6 +52,8 @@ class Clock:
 
     def every(self, stride: int, start: int = 0) -> Clock:
         """Return the clock that keeps every `stride`-th frame of this one, from `start` on."""
+        if stride == 1 and start == 0:
+            return self
         clock = Clock(self.stride * stride, self.start + self.stride * start)
         if max(clock.stride, clock.start) > MAX_CLOCK:
             raise GraphError(f"an output {clock} would never come")

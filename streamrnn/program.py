@@ -13,8 +13,8 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Location:
 
     def view(self, shape: Shape, offset: int = 0) -> Location:
         """Return the same numbers, from `offset` on, under another shape; nothing is copied."""
-        return replace(self, shape=shape, offset=self.offset + offset)
+        return Location(self.place, shape, self.offset + offset)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ class Lowering:
     def pad_gates(self, array: Array, gates: int) -> Array:
         """Return an array (gates * H, …) with each gate padded by zeros to whole vectors."""
         split = np.asarray(array, np.float32).reshape(gates, -1, *array.shape[1:])
+        if split.shape[1] % self.lanes == 0:
+            return split.reshape(-1, *array.shape[1:])
         out = np.zeros((gates, self.padded(split.shape[1]), *array.shape[1:]), np.float32)
         out[:, : split.shape[1]] = split
         return out.reshape(-1, *array.shape[1:])
@@ -342,13 +344,14 @@ class Program:
             row[:] = kernel.row(
                 [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()]
             )
-        self._contents = _contents(graph)
+        # What a change replaces is kept; the text waits until somebody asks.
+        self._weights = [node.op.weights for node in graph.nodes]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the graph and its weights: a snapshot says which model it belongs to."""
         digest = hashlib.sha256()
-        for text, weights in self._contents:
+        for text, weights in _contents(self.graph, self._weights):
             digest.update(text.encode())
             for name, array in sorted(weights.items()):
                 digest.update(name.encode() + array.tobytes())
@@ -407,16 +410,19 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
     return state
 
 
-def _contents(graph: Graph) -> list[tuple[str, Mapping[str, npt.NDArray[Any]]]]:
-    """Return what a graph is, text and weights of one op after another (a change replaces them)."""
+Weights = Mapping[str, npt.NDArray[Any]]
+
+
+def _contents(graph: Graph, weights: Sequence[Weights]) -> list[tuple[str, Weights]]:
+    """Return what a graph is, text and weights of one op after another."""
     names = {id(v): name for name, v in graph.inputs.items()}
     names |= {id(node.value): node.name for node in graph.nodes}
     kept = [(names[id(past)], names[id(v)]) for past, v in graph.feedback.items()]
     outputs = [names[id(v)] for v in graph.outputs.values()]
     shapes = [v.shape for v in graph.inputs.values()]
-    parts: list[tuple[str, Mapping[str, npt.NDArray[Any]]]] = [(f"{shapes} {kept} {outputs}", {})]
-    for node in graph.nodes:
+    parts: list[tuple[str, Weights]] = [(f"{shapes} {kept} {outputs}", {})]
+    for node, given in zip(graph.nodes, weights, strict=True):
         reads = [names[id(a)] for a in node.args]
         text = f"{node.name} {type(node.op).__name__} {node.op.config()} {reads}"
-        parts.append((text, node.op.weights))
+        parts.append((text, given))
     return parts

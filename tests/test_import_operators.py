@@ -122,6 +122,47 @@ def test_onnx_own_tests_of_an_operator(kind, tmp_path):
     assert right or kind in WITHOUT_FLOAT32
 
 
+def test_constants_are_computed_as_by_onnxs_evaluator():
+    """Its operators run without it, which is faster: the same numbers of the same kind."""
+    from onnx.reference import ReferenceEvaluator
+
+    from streamrnn.importers.onnx.known import COMPUTED, _run_alone, computed
+
+    kinds, by_evaluator = set(), set()
+    for case in node_cases():
+        if case.model is None or len(case.model.graph.node) != 1:
+            continue
+        (node,), opset = case.model.graph.node, case.model.opset_import[0].version
+        random = node.op_type in ("Dropout", "Bernoulli")
+        if node.op_type not in COMPUTED or node.domain or opset < 9 or random:
+            continue
+        arrays = [
+            onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
+            for x in case.data_sets[0][0]
+        ]
+        given = iter(arrays)
+        args = [next(given) if name else None for name in node.input]
+        feeds = {name: x for name, x in zip(node.input, args, strict=True) if name}
+        try:
+            with np.errstate(all="ignore"):
+                wanted = ReferenceEvaluator(case.model).run(None, feeds)
+        except Exception:  # what it does not do, we do not either
+            with pytest.raises(Exception, match="cannot be computed"):
+                computed(node, args, opset)
+            continue
+        found = [x for x, n in zip(computed(node, args, opset), node.output, strict=True) if n]
+        for x, y in zip(map(np.asarray, found), map(np.asarray, wanted), strict=True):
+            assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()), case.name
+        kinds.add(node.op_type)
+        with np.errstate(all="ignore"):
+            try:
+                _run_alone(node, args, opset)
+            except Exception:  # a function, whose body the evaluator runs
+                by_evaluator.add(node.op_type)
+    assert len(kinds) > 80
+    assert len(by_evaluator) < 20, by_evaluator
+
+
 # Against onnxruntime ------------------------------------------------------------------------------
 
 

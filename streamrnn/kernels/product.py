@@ -46,11 +46,15 @@ def pack(weight: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]
     """
     outputs, inputs = weight.shape
     blocks = -(-outputs // width)
-    padded = np.zeros((blocks * width, inputs), np.float32)
-    padded[:outputs] = weight
-    by_block = padded.reshape(blocks, width, inputs)
-    parts = [by_block[first : first + n].transpose(2, 0, 1).ravel() for first, n in _groups(blocks)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if outputs % width:
+        weight = np.concatenate([weight, np.zeros((-outputs % width, inputs), np.float32)])
+    by_block = weight.reshape(blocks, width, inputs)
+    packed = np.empty(blocks * width * inputs, np.float32)
+    for first, n in _groups(blocks):
+        begin, stop = (width * inputs * block for block in (first, first + n))
+        group = packed[begin:stop].reshape(inputs, n, width)
+        group[...] = by_block[first : first + n].transpose(2, 0, 1)
+    return packed
 
 
 AHEAD = 1024

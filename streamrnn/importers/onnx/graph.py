@@ -45,6 +45,7 @@ from .known import (
     measured,
     put_in_order,
     stored,
+    subgraphs,
 )
 from .node import (
     OPERATORS,
@@ -507,9 +508,8 @@ def _names_read(graph: GraphProto) -> Iterator[str]:
     yield from (output.name for output in graph.output)
     for node in graph.node:
         yield from filter(None, node.input)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _names_read(inner)
+        for inner in subgraphs(node):
+            yield from _names_read(inner)
 
 
 def _domain(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import graphlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops import load_op
 
 from ...graph import MAX_FRAME, Shape
 from .node import Unsupported
@@ -27,6 +29,7 @@ __all__ = [
     "measured",
     "put_in_order",
     "stored",
+    "subgraphs",
 ]
 
 MAX_FILE_BYTES = 1 << 31
@@ -55,20 +58,33 @@ COMPUTED = BROADCAST | WINDOWS | frozenset(_OTHERS.split())
 """What is computed where all inputs are constant: nothing that is slow or makes much of little."""
 
 
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs among a node's attributes, whatever kind these say that they are."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):  # to ask for one that is not there makes an empty one
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def check_stored(graph: GraphProto, folder: Path) -> None:
     """Refuse tensors that are too large or lie elsewhere than they may, before any is read."""
-    tensors = [(t, f"initializer {t.name!r}") for t in graph.initializer]
+    for tensor in graph.initializer:
+        _check_tensor(tensor, folder, f"initializer {tensor.name!r}")
     for node in graph.node:
-        who = f"node {node.name} ({node.op_type})"
+        for inner in subgraphs(node):
+            check_stored(inner, folder)
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                check_stored(inner, folder)
-            tensors += [(t, f"{who}: {attribute.name}") for t in (attribute.t, *attribute.tensors)]
-    for tensor, who in tensors:
-        if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
-            raise Unsupported(f"{who} {list(tensor.dims)} is too large")
-        if tensor.data_location == TensorProto.EXTERNAL:
-            _external(tensor, folder, who)
+            given = [attribute.t] if attribute.HasField("t") else []
+            for tensor in (*given, *attribute.tensors):
+                who = f"node {node.name} ({node.op_type}): {attribute.name}"
+                _check_tensor(tensor, folder, who)
+
+
+def _check_tensor(tensor: TensorProto, folder: Path, who: str) -> None:
+    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_FILE_BYTES:
+        raise Unsupported(f"{who} {list(tensor.dims)} is too large")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        _external(tensor, folder, who)
 
 
 def put_in_order(graph: GraphProto) -> set[str]:
@@ -80,9 +96,8 @@ def put_in_order(graph: GraphProto) -> set[str]:
     reads: list[set[str]] = []
     for node in graph.node:
         names = {name for name in node.input if name}
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                names |= put_in_order(inner)
+        for inner in subgraphs(node):
+            names |= put_in_order(inner)
         reads.append(names)
     places: dict[str, int] = {}
     for i, node in enumerate(graph.node):
@@ -159,11 +174,13 @@ def measured(node: NodeProto, value: Any) -> npt.NDArray[Any]:
 
 def computed(node: NodeProto, args: list[Any], opset: int) -> list[Any]:
     """Compute a node whose inputs are all known with ONNX's own reference evaluator."""
-    feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
     if node.op_type == "DequantizeLinear":  # the evaluator has it from 19 on, which says no less
         if opset < 13 and np.size(args[1]) > 1:
             raise Unsupported("scales along an axis came with operator set 13")
         opset = max(opset, 19)
+    with contextlib.suppress(Exception), np.errstate(all="ignore"):
+        return _run_alone(node, args, opset)
+    feeds = {n: a for n, a in zip(node.input, args, strict=True) if n}
     clean = onnx.helper.make_graph([node], "one", [], [])
     clean.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
     clean.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n)
@@ -175,6 +192,28 @@ def computed(node: NodeProto, args: list[Any], opset: int) -> list[Any]:
         raise Unsupported(f"cannot be computed: {error}") from None
     found = dict(zip((n for n in node.output if n), results, strict=True))
     return [found.get(n, np.zeros(0, np.float32)) for n in node.output]
+
+
+_ALONE: dict[str, Any] = {
+    "log": lambda *words: None,
+    "verbose": 0,
+    "new_ops": {},
+    "existing_functions": {},
+    "evaluator_cls": ReferenceEvaluator,
+}
+"""What the reference evaluator tells its operators."""
+
+
+def _run_alone(node: NodeProto, args: list[Any], opset: int) -> list[Any]:
+    """Run the evaluator's own operator without an evaluator: to build one takes longer.
+
+    What has no operator there, or fails, is left to the evaluator itself.
+    """
+    operator = load_op("", node.op_type, opset)(node, {**_ALONE, "opsets": {"": opset}})
+    results = operator.run(*args)
+    return [
+        x if name else np.zeros(0, np.float32) for name, x in zip(node.output, results, strict=True)
+    ]
 
 
 def computed_size(node: NodeProto, args: list[Any]) -> int:

@@ -13,6 +13,7 @@ from onnx import GraphProto
 
 from ...kernels.cache import cache_folder
 from ...layer import Model
+from .known import subgraphs
 from .node import Unsupported
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def check_sequence(path: Path, model: Model, reader: Reader) -> None:
 
 def _ends_onnxruntime(graph: GraphProto) -> bool:
     """Whether onnxruntime (1.32) reads where nothing is: at the axis of a DFT, called ``""``."""
-    inner = [g for node in graph.node for a in node.attribute for g in (a.g, *a.graphs)]
+    inner = [g for node in graph.node for g in subgraphs(node)]
     here = any(node.op_type == "DFT" and "" in node.input[2:] for node in graph.node)
     return here or any(map(_ends_onnxruntime, inner))
 
