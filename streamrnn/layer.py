@@ -210,7 +210,9 @@ class Layer:
 def check_weights(
     wanted: Mapping[str, tuple[Op, str]], given: Mapping[str, Any]
 ) -> tuple[dict[str, Array], list[str]]:
-    """Return the weights that fit, as read-only float32 arrays, and what is wrong with the others.
+    """Return the weights that fit, as read-only arrays, and what is wrong with the others.
+
+    They are float32, those whose name ends in ``_int8`` int8.
 
     Parameters
     ----------
@@ -226,30 +228,33 @@ def check_weights(
     problems = [f"missing: {n} {shape}" for n, shape in shapes.items() if n not in given]
     problems += [f"unknown: {n} {describe(a)}" for n, a in given.items() if n not in shapes]
     for name in shapes.keys() & given.keys():
-        checked[name], problem = _checked(given[name], shapes[name])
         op, own = wanted[name]
+        dtype = np.dtype(np.int8 if own.endswith("_int8") else np.float32)
+        checked[name], problem = _checked(given[name], shapes[name], dtype)
         problem = problem or op.refuses(own, checked[name])
         if problem:
             problems.append(f"{name}: {problem}")
     return checked, sorted(problems)
 
 
-def _checked(given: Any, shape: Shape) -> tuple[Array, str]:
-    """Return `given` as a read-only float32 copy, and what is wrong with it (or nothing)."""
+def _checked(given: Any, shape: Shape, dtype: np.dtype[Any]) -> tuple[Array, str]:
+    """Return `given` as a read-only copy, and what is wrong with it (or nothing)."""
     empty = np.empty(0, np.float32)
     try:
         array = np.asarray(given)
     except Exception as error:  # a foreign tensor may refuse in ways of its own
         return empty, f"expected an array of shape {shape}, got {describe(given)} ({error})"
-    if array.dtype.kind != "f":
+    if array.dtype != dtype and array.dtype.kind != "f":
         return empty, f"expected floating-point numbers, got {array.dtype}"
     if array.shape != shape:
         return empty, f"expected shape {shape}, got {array.shape}"
-    if not np.isfinite(array).all():
+    if array.dtype != np.int8 and not np.isfinite(array).all():
         return empty, "holds a NaN or an infinity"
-    with np.errstate(over="ignore"):
-        copy = np.array(array, np.float32, order="C")
-    if copy.dtype != array.dtype and not np.isfinite(copy).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        copy = np.array(array, dtype, order="C")
+    if copy.dtype == np.int8 and copy.dtype != array.dtype and not np.array_equal(copy, array):
+        return empty, "holds numbers that are no whole ones from -128 to 127"
+    if copy.dtype == np.float32 and copy.dtype != array.dtype and not np.isfinite(copy).all():
         return empty, "holds a number beyond the range of float32"
     copy.flags.writeable = False
     return copy, ""

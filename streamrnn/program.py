@@ -164,10 +164,10 @@ class Lowering:
 
     def pad_gates(self, array: Array, gates: int) -> Array:
         """Return an array (gates * H, …) with each gate padded by zeros to whole vectors."""
-        split = np.asarray(array, np.float32).reshape(gates, -1, *array.shape[1:])
+        split = array.reshape(gates, -1, *array.shape[1:])
         if split.shape[1] % self.lanes == 0:
             return split.reshape(-1, *array.shape[1:])
-        out = np.zeros((gates, self.padded(split.shape[1]), *array.shape[1:]), np.float32)
+        out = np.zeros((gates, self.padded(split.shape[1]), *array.shape[1:]), array.dtype)
         out[:, : split.shape[1]] = split
         return out.reshape(-1, *array.shape[1:])
 

@@ -1,4 +1,4 @@
-r"""The recurrent part of an LSTM step with int8 weights (onnxruntime's DynamicQuantizeLSTM).
+r"""The recurrent part of LSTM steps with int8 weights (onnxruntime's DynamicQuantizeLSTM).
 
 The equations are those of :class:`LSTMCell`. The share of the frame in the gates, z, comes from
 outside (see ``IntegerLinear``); the hidden state is quantised to uint8 in each step, in its own
@@ -23,7 +23,7 @@ from ..kernels.integer_product import integer_affine, quantize, value_range
 from ..kernels.simd import as_bytes, at, fma, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .dynamic_quantize import each_frame, quantized
-from .integer_linear import integer_weights, no_int8
+from .integer_linear import integer_weights
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -52,14 +52,18 @@ def int8_lstm_step(
     bias: Weights,
     zeros: Weights,
     H: Size,
+    steps: Size,
 ) -> None:
     """``gates`` takes the state's share of i, f, g, o, each padded, and then c'."""
     L = lanes()
     P = (H + L - 1) // L * L
     q, new_c = as_bytes(bytes_), at(gates, 4 * P)
-    for t in range(T):
-        share, before, after = at(z, t * z_step), at(h, t * h_step), at(y, t * y_step)
-        old_c = at(c, t * c_step)
+    for n in range(T * steps):
+        t, s = n // steps, n % steps
+        share, after = at(z, t * z_step + s * 4 * H), at(y, t * y_step + s * H)
+        before, old_c = at(h, t * h_step), at(c, t * c_step)
+        if s:
+            before, old_c = at(y, t * y_step + (s - 1) * H), new_c
         scale, point = value_range(before, H, bytes_)
         quantize(before, H, scale, point, q)
         zero = int(point)
@@ -77,30 +81,33 @@ def int8_lstm_step(
 
 @dataclass(eq=False)
 class Int8LSTMStep(Op):
-    """The recurrent part of an LSTM step with int8 weights; see the module's text.
+    """The recurrent part of LSTM steps with int8 weights; see the module's text.
 
-    Reads the frame's share of the gates i, f, g, o, float32 [shape=(4 * H,)], and the states h and
-    c, float32 [shape=(H,)]; outputs are h' and c' side by side [shape=(2 * H,)]. It keeps no state
-    of its own. Weights: ``weight_hh_int8`` (4H, H), whole numbers from -128 to 127, ``scale_hh``
-    (4H,), ``bias`` (4H,).
+    Reads the share of what comes in in the gates i, f, g, o, float32 [shape=(steps * 4 * H,)], and
+    the states h and c, float32 [shape=(H,)]; outputs are h' after each step and c' after the last,
+    side by side [shape=((steps + 1) * H,)]. It keeps no state of its own. Weights:
+    ``weight_hh_int8`` (4H, H), int8, ``scale_hh`` (4H,), ``bias`` (4H,).
 
     Parameters
     ----------
     hidden_size : int
         H.
+    steps : int
+        Steps of the recurrence within a frame.
     name, seed
         See :class:`Op`.
 
     Raises
     ------
     ConfigError
-        If the size is not a positive integer.
+        If a size is not a positive integer.
     """
 
     hidden_size: int
+    steps: int = 1
 
     def check(self) -> None:
-        self.at_least(hidden_size=1)
+        self.at_least(hidden_size=1, steps=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:
         rows = 4 * self.hidden_size
@@ -110,17 +117,14 @@ class Int8LSTMStep(Op):
             "bias": (rows,),
         }
 
-    def refuses(self, name: str, weight: Array) -> str:
-        return no_int8(weight) if name.endswith("_int8") else ""
-
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
         if name.endswith("_int8"):
-            return rng.integers(-127, 128, shape).astype(np.float32)
+            return rng.integers(-127, 128, shape).astype(np.int8)
         return np.full(shape, 1 / (127 * self.hidden_size) if name != "bias" else 0.0)
 
     def input_shapes(self) -> tuple[Shape, ...]:
         H = self.hidden_size
-        return ((4 * H,), (H,), (H,))
+        return ((self.steps * 4 * H,), (H,), (H,))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if shapes != self.input_shapes():
@@ -128,19 +132,26 @@ class Int8LSTMStep(Op):
                 f"{self!r} expects frames of shapes {shown(self.input_shapes())}, got "
                 f"{shown(shapes)}"
             )
-        return (2 * self.hidden_size,)
+        return ((self.steps + 1) * self.hidden_size,)
+
+    def multiply_adds(self, *shapes: Shape) -> int:
+        return self.steps * 4 * self.hidden_size**2
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        z, h, c = xs
-        q, scale, zero = quantized(h)
-        exact = weights["weight_hh_int8"] @ (q - zero).astype(float)
-        i, f, g, o = np.split(z + scale * weights["scale_hh"] * exact + weights["bias"], 4)
-        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
-        c = f * c + i * np.tanh(g)
-        return np.concatenate([o * np.tanh(c), c])
+        zs, h, c = xs
+        made = []
+        for z in np.split(zs, self.steps):
+            q, scale, zero = quantized(h)
+            exact = weights["weight_hh_int8"] @ (q - zero).astype(float)
+            i, f, g, o = np.split(z + scale * weights["scale_hh"] * exact + weights["bias"], 4)
+            i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+            c = f * c + i * np.tanh(g)
+            h = o * np.tanh(c)
+            made.append(h)
+        return np.concatenate([*made, c])
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
-        y, w = tape.output(), self.weights
+        y, w = tape.output(spare=tape.lanes), self.weights
         P = tape.padded(self.hidden_size)
 
         def packed() -> dict[str, Any]:
@@ -160,17 +171,16 @@ class Int8LSTMStep(Op):
             gates=tape.temporary(0, fixed=5 * P),
             bytes_=tape.temporary(0, fixed=P // 4 + 2 * tape.lanes),
             H=self.hidden_size,
+            steps=self.steps,
             **tape.shared(packed),
         )
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         w, H = self.weights, self.hidden_size
-        weight = g.constant(w["weight_hh_int8"].T.astype(np.int8), "weight_hh")
+        weight = g.constant(w["weight_hh_int8"].T, "weight_hh")
 
-        def write(z: str, h: str, c: str) -> str:
-            z = g.op("Reshape", z, g.ints(1, 4 * H))
-            h, c = (g.op("Reshape", s, g.ints(1, H)) for s in (h, c))
+        def step(z: str, h: str, c: str) -> tuple[str, str]:
             q, scale, zero = g.ops("DynamicQuantizeLinear", 3, h)
             exact = g.op("Cast", g.op("MatMulInteger", q, weight, zero), to=1)
             scales = g.op("Mul", scale, g.constant(w["scale_hh"], "scale_hh"))
@@ -180,7 +190,14 @@ class Int8LSTMStep(Op):
             i, f, o = (g.op("Sigmoid", gate) for gate in (i, f, o))
             kept = g.op("Mul", f, c)
             c = g.op("Add", kept, g.op("Mul", i, g.op("Tanh", n)))
-            h = g.op("Mul", o, g.op("Tanh", c))
-            return g.op("Reshape", g.op("Concat", h, c, axis=1), g.ints(1, 1, 2 * H))
+            return g.op("Mul", o, g.op("Tanh", c)), c
+
+        def write(z: str, h: str, c: str) -> str:
+            h, c = (g.op("Reshape", s, g.ints(1, H)) for s in (h, c))
+            z, made = g.op("Reshape", z, g.ints(self.steps, 4 * H)), []
+            for t in range(self.steps):
+                h, c = step(g.op("Slice", z, g.ints(t), g.ints(t + 1), g.ints(0)), h, c)
+                made.append(h)
+            return g.op("Reshape", g.op("Concat", *made, c, axis=1), g.ints(1, 1, -1))
 
         return each_frame(g, xs, write)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["IntegerLinear", "integer_weights", "no_int8"]
+__all__ = ["IntegerLinear", "integer_weights"]
 
 
 @kernel
@@ -70,17 +70,10 @@ def integer_linear(
             copy(O, at(padded, r * P), at(y, t * y_step + r * O))
 
 
-def no_int8(weight: Array) -> str:
-    """Return what keeps a weight from being int8, or nothing."""
-    with np.errstate(invalid="ignore"):  # what is beyond int8 becomes something else
-        whole = np.array_equal(weight.astype(np.int8), weight)
-    return "" if whole else "holds numbers that are no whole ones from -128 to 127"
-
-
 def integer_weights(tape: Lowering, weight: Array, gates: int = 1) -> dict[str, Any]:
     """Store an int8 weight (gates * O, K) for ``integer_affine``; return its operands."""
-    padded = tape.pad_gates(weight, gates).astype(np.int8)
-    sums = padded.astype(np.int32).sum(axis=1, dtype=np.int32)
+    padded = tape.pad_gates(weight, gates)
+    sums = padded.sum(axis=1, dtype=np.int32)
     return {
         "w": tape.weight(pack_bytes(padded, tape.lanes)),
         "columns": tape.weight(sums.view(np.float32)),
@@ -93,7 +86,7 @@ class IntegerLinear(Op):
 
     Reads ``q`` float32 [shape=(…, I)], whole numbers from 0 to 255 (-128 to 127 if `signed`), and
     their zero point, float32 [shape=()]. Outputs are float32 [shape=(…, O)], whole numbers; above
-    2**24 they are rounded. Weight: ``weight_int8`` (O, I), whole numbers from -128 to 127.
+    2**24 they are rounded. Weight: ``weight_int8`` (O, I), int8.
 
     Parameters
     ----------
@@ -125,11 +118,8 @@ class IntegerLinear(Op):
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight_int8": (self.out_features, self.in_features)}
 
-    def refuses(self, name: str, weight: Array) -> str:
-        return no_int8(weight)
-
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
-        return rng.integers(-127, 128, shape).astype(np.float32)
+        return rng.integers(-127, 128, shape).astype(np.int8)
 
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((self.in_features,), ())
@@ -170,7 +160,7 @@ class IntegerLinear(Op):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         kind = 3 if self.signed else 2  # int8, uint8
-        weight = g.constant(self.weights["weight_int8"].T.astype(np.int8), "weight")
+        weight = g.constant(self.weights["weight_int8"].T, "weight")
 
         def write(q: str, zero: str) -> str:
             point = g.op("Cast", g.op("Reshape", zero, g.constant(np.zeros(0, np.int64))), to=kind)

@@ -195,7 +195,8 @@ class Op(_Rates):
         rng = np.random.default_rng(self.seed)
         made = {}
         for name, shape in shapes.items():
-            made[name] = np.asarray(self.initial_weight(name, shape, rng), np.float32)
+            dtype = np.int8 if name.endswith("_int8") else np.float32
+            made[name] = np.asarray(self.initial_weight(name, shape, rng), dtype)
             made[name].flags.writeable = False
         return made
 
