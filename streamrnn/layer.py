@@ -105,7 +105,7 @@ class Layer:
         return self.graph().receptive_field_frames()
 
     def state_dict(self) -> dict[str, Array]:
-        """Return a copy of the weights, float32, by name."""
+        """Return a copy of the weights by name: float32, those called ``…_int8`` int8."""
         return {n: op.weights[p].copy() for n, (op, p) in self.named_parameters().items()}
 
     def load_state_dict(self, weights: Mapping[str, Any]) -> None:

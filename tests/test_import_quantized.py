@@ -9,6 +9,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import assets
 import streamrnn as sr
@@ -106,10 +107,30 @@ def test_what_is_no_int8_is_refused():
     for bad in (128.0, -129.0, 0.5):
         with pytest.raises(sr.WeightError, match="no whole ones from -128 to 127"):
             op.weights = {"weight_int8": np.array([[0, bad]], np.float32)}
+    with pytest.raises(sr.WeightError, match=r"expected shape \(1, 2\), got \(2, 1\)"):
+        op.weights = {"weight_int8": np.zeros((2, 1), np.int8)}
+    with pytest.raises(sr.WeightError, match="expected floating-point numbers, got uint8"):
+        op.weights = {"weight_int8": np.zeros((1, 2), np.uint8)}
     with pytest.raises(sr.ConfigError, match="at most 65000, got 70000"):
         sr.IntegerLinear(70_000, 1)
     with pytest.raises(sr.GraphError, match="expects frames of shapes"):
         op(sr.Input(2), sr.Input(1))
+
+
+def test_int8_weights_take_one_byte_each(tmp_path):
+    """In memory and in files; floats that are whole numbers are taken too, as older files hold."""
+    x, z = sr.Input(3), sr.Input(())
+    op = sr.IntegerLinear(3, 2, name="product")
+    whole = np.array([[-128, 0, 127], [1, 2, 3]])
+    op.weights = {"weight_int8": whole.astype(np.float64)}
+    assert op.weights["weight_int8"].dtype == np.int8
+    model = sr.Model([x, z], op(x, z))
+    model.save(tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["product.weight_int8"].dtype == np.int8
+    again = sr.load(tmp_path / "model.safetensors")
+    frame = (np.array([1, 2, 255], np.float32), np.array(2, np.float32))
+    assert np.array_equal(again.stream().step(frame), whole @ [-1, 0, 253])
 
 
 # Operators ----------------------------------------------------------------------------------------

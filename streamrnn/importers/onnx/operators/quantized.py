@@ -213,11 +213,14 @@ def integer_product(x: Value, w: Tensor, x_zero: Tensor, w_zero: Tensor) -> Valu
     return made
 
 
-def _turned(w: Array) -> Array:
-    """Return a matrix of bytes transposed, in pieces that stay in the cache: five times as fast."""
-    made = np.empty(w.shape[::-1], w.dtype)
-    for i in range(0, len(w), 16):
-        made[:, i : i + 16] = w[i : i + 16].T
+def _turned(*parts: Array) -> Array:
+    """Return matrices of bytes (K, O), transposed and one below the other (O's, K)."""
+    K, O = parts[0].shape
+    made = np.empty((len(parts) * O, K), parts[0].dtype)
+    for n, part in enumerate(parts):
+        rows = made[n * O : (n + 1) * O]
+        for k in range(0, K, 16):  # in pieces that stay in the cache: five times as fast
+            rows[:, k : k + 16] = part[k : k + 16].T
     return made
 
 
@@ -461,8 +464,11 @@ def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
             f"{what} of {w.dtype} {w.shape} with the zero point {level}: supported are int8 with 0 "
             f"and uint8 with 128"
         )
-    rows = _turned((w[0] ^ 0x80).view(np.int8) if shifted else w[0])  # less 128
-    return reorder(rows, LSTMCell.layouts["onnx"], LSTMCell.gates)
+    gates = dict(zip(LSTMCell.layouts["onnx"], np.split(w[0], 4, axis=1), strict=True))
+    rows = _turned(*(gates[gate] for gate in LSTMCell.gates))
+    if shifted:
+        rows ^= 0x80  # less 128
+    return rows.view(np.int8)
 
 
 def _parts_of(
