@@ -162,7 +162,7 @@ class Lowering:
         """Store a vector (gates * H), each gate padded with zeros to whole vectors."""
         return self.weight(self.pad_gates(values, gates))
 
-    def pad_gates(self, array: Array, gates: int) -> Array:
+    def pad_gates(self, array: npt.NDArray[Any], gates: int) -> npt.NDArray[Any]:
         """Return an array (gates * H, …) with each gate padded by zeros to whole vectors."""
         split = array.reshape(gates, -1, *array.shape[1:])
         if split.shape[1] % self.lanes == 0:

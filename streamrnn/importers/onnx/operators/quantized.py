@@ -23,7 +23,6 @@ from ....ops.linear import Linear
 from ....ops.lstm import LSTMCell
 from ....ops.mathematics import Round
 from ....ops.op import Op
-from ....ops.rearrange import Slice
 from ..node import (
     OPERATORS,
     OVER_TIME,
