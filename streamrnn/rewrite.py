@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from .graph import Graph, Node, Value
 from .ops.op import Op
 
@@ -13,9 +15,9 @@ __all__ = ["fold_batch_norm"]
 def fold_batch_norm(graph: Graph) -> Graph:
     """Fold every normalisation with fixed statistics into the linear op that feeds it.
 
-    An op that states a per-channel scale and shift (``scale_and_shift``: batch normalisation,
-    affine) and is the only reader of an op that can take one into its weights (``scaled``: linear,
-    convolution, affine) disappears. The other ops keep their names.
+    An op that states a scale and shift for each channel, or one for all (``scale_and_shift``: batch
+    normalisation, affine, scale), and is the only reader of an op that can take one into its
+    weights (``scaled``: linear, convolution, affine) disappears. The other ops keep their names.
     """
     if not any(
         getattr(node.op, "scale_and_shift", None) and getattr(node.args[0].op, "scaled", None)
@@ -32,8 +34,10 @@ def fold_batch_norm(graph: Graph) -> Graph:
         args = tuple(new[id(a)] for a in node.args)
         before = args[0].op if args else None
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
-        if norm and linear and before is not None and _fits(node, before, readers, uses):
-            op = linear(*norm())
+        weights = norm() if norm and linear else ()
+        if weights and before and _fits(node, before, weights[0].size, readers, uses):
+            channels = args[0].shape[before.channel_axis or 0]
+            op = linear(*(np.broadcast_to(w, channels) for w in weights))
             op.name, op.initial_state = before.name, before.initial_state
             new[id(node.value)] = op(*args[0].args)
             changed = True
@@ -49,11 +53,16 @@ def fold_batch_norm(graph: Graph) -> Graph:
     )
 
 
-def _fits(node: Node, before: Op, readers: Counter[int], uses: Counter[int]) -> bool:
-    """Whether nothing else reads what the node reads, and the channels are the same axis."""
+def _fits(
+    node: Node, before: Op, channels: int, readers: Counter[int], uses: Counter[int]
+) -> bool:
+    """Whether nothing else reads what the node reads, and the channels are the same axis.
+
+    One channel stands for all.
+    """
     value, axis = node.args[0], node.op.channel_axis
     once = readers[id(value)] == uses[id(value.op)] == uses[id(node.op)] == 1
-    if not once or axis is None or before.channel_axis is None:
+    if not once or before.channel_axis is None:
         return False
     rank = len(value.shape)
-    return before.channel_axis % rank == axis % rank
+    return channels == 1 or (axis is not None and before.channel_axis % rank == axis % rank)

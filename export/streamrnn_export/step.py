@@ -17,6 +17,7 @@ from streamrnn.errors import ExportError
 from streamrnn.files import written_whole
 from streamrnn.graph import Graph
 from streamrnn.layer import Layer
+from streamrnn.rewrite import fold_batch_norm
 from streamrnn.version import VERSION
 
 from .recorder import BATCH, OnnxRecorder, tensor_info
@@ -106,7 +107,7 @@ def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """Return the step graph of a model, unchecked."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset must be from {MIN_OPSET} to {MAX_OPSET}, got {opset}")
-    graph = model.graph()
+    graph = fold_batch_norm(model.graph())  # as the program does: the same numbers
     size = 4 * sum(a.size for node in graph.nodes for a in node.op.weights.values())
     if size > MAX_BYTES:
         raise ExportError(

@@ -108,7 +108,7 @@ def gelu(x: Vector) -> Vector:
 
 @elementwise
 def gelu_tanh(x: Vector) -> Vector:
-    cubic = fma(x * x * x, splat(0.044715), x)
+    cubic = x + x * x * x * 0.044715
     return 0.5 * x * (1.0 + f.tanh(math.sqrt(2 / math.pi) * cubic))
 
 

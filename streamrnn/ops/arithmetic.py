@@ -13,7 +13,6 @@ import numpy as np
 
 from ..errors import GraphError
 from ..graph import Shape, Value, as_shape, describe, shown
-from ..kernels.simd import fma
 from ..kernels.tape import Kernel, Number, Weights, elementwise
 from .op import Array, Arrays, Op
 from .rearrange import Expand
@@ -95,12 +94,14 @@ class Div(_Binary):
 
 @elementwise
 def scale(x: Vector, factor: Number, offset: Number) -> Vector:
-    return fma(x, factor, offset)
+    return x * factor + offset
 
 
 @dataclass(eq=False)
 class Scale(Op):
     """``y = x * factor + offset`` with two numbers; shapes as they are.
+
+    Folded into the linear op before it.
 
     Parameters
     ----------
@@ -127,6 +128,10 @@ class Scale(Op):
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         return xs[0] * self.factor + self.offset
 
+    def scale_and_shift(self) -> tuple[Array, Array]:
+        """Return the two numbers, float32 [shape=(1,)]: the same for each channel."""
+        return np.array([self.factor], np.float32), np.array([self.offset], np.float32)
+
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
         tape.emit(scale, x=xs[0], factor=self.factor, offset=self.offset, y=y, n=y.size)
@@ -140,7 +145,7 @@ class Scale(Op):
 @elementwise
 def affine_weights(x: Vector, factor: Weights, offset: Weights) -> Vector:
     """``x * factor + offset``, with weights of its own for each element."""
-    return fma(x, factor, offset)
+    return x * factor + offset
 
 
 @dataclass(eq=False)

@@ -166,10 +166,12 @@ class Mod(_Binary):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
+        rest = g.op("Mod", *xs, fmod=1)
         if self.fmod:
-            return g.op("Mod", *xs, fmod=1)
-        quotient = g.op("Floor", g.op("Div", *xs))  # ONNX has this remainder for integers only
-        return g.op("Sub", xs[0], g.op("Mul", quotient, xs[1]))
+            return rest
+        zero = g.constant(np.float32(0))  # ONNX has this remainder for integers only
+        other_sign = g.op("Less", g.op("Mul", rest, xs[1]), zero)
+        return g.op("Where", other_sign, g.op("Add", rest, xs[1]), rest)
 
 
 class Where(Op):

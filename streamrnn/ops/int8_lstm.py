@@ -20,7 +20,7 @@ from ..errors import GraphError
 from ..graph import Shape, shown
 from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.integer_product import integer_affine, quantize, value_range
-from ..kernels.simd import as_bytes, at, fma, lanes, load, store
+from ..kernels.simd import as_bytes, at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .dynamic_quantize import each_frame, quantized
 from .integer_linear import integer_weights
@@ -73,7 +73,7 @@ def int8_lstm_step(
             f = sigmoid(load(share, H + u) + load(gates, P + u) + load(bias, P + u))
             g = tanh(load(share, 2 * H + u) + load(gates, 2 * P + u) + load(bias, 2 * P + u))
             o = sigmoid(load(share, 3 * H + u) + load(gates, 3 * P + u) + load(bias, 3 * P + u))
-            memory = flush(fma(f, load(old_c, u), i * g))
+            memory = flush(f * load(old_c, u) + i * g)
             store(new_c, u, memory)
             store(after, u, flush(o * tanh(memory)))
         copy(H, new_c, at(after, H))

@@ -296,7 +296,7 @@ def check_eps(op: Op, eps: float) -> None:
 @elementwise
 def scale_and_shift(x: Vector, scale: Weights, shift: Weights) -> Vector:
     """``x * scale + shift``, element by element."""
-    return fma(x, scale, shift)
+    return x * scale + shift
 
 
 @dataclass(eq=False)

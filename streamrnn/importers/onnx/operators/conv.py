@@ -50,7 +50,7 @@ def convolved(
     weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
     if len(along) == 1 and N == 1 and not groups == C == O > 1:
         (w,) = along
-        if w.before == w.after <= w.span - 1:
+        if w.before == w.after:
             sizes = (width * groups, O, w.taps, w.stride, w.before, w.dilation, groups)
             op = with_weights(FrameConv1d(*sizes, bias is not None), **weights)
             y = op(reshaped(x, (C, *lengths)))

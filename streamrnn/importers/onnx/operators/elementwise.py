@@ -18,8 +18,10 @@ from ....graph import MAX_FRAME, Value
 from ....layer import Layer
 from ....ops import activations as act
 from ....ops import compare, mathematics
-from ....ops.arithmetic import Affine, Scale, arithmetic
+from ....ops.arithmetic import Affine, Mul, Scale, arithmetic
+from ....ops.norm import RMSNorm
 from ....ops.rearrange import Expand, Reshape
+from ....ops.reduce import Mean
 from ..node import (
     Array,
     Handler,
@@ -100,7 +102,8 @@ def _affine(x: Value, factor: Array, offset: Array) -> Value:
     if not factor.size:
         raise Unsupported("a constant without numbers meets a value")
     x = expanded(x, shape)
-    if np.all(factor == factor.flat[0]) and np.all(offset == offset.flat[0]):
+    alike = np.all(factor == factor.flat[0]) and np.all(offset == offset.flat[0])
+    if alike:
         return Scale(float(factor.flat[0]), float(offset.flat[0]))(x)
     while factor.shape[:1] == (1,):
         factor, offset = factor[0], offset[0]
@@ -130,7 +133,39 @@ def divide(a: Known, n: int, x: Tensor, y: Tensor) -> Tensor:
     if "int" in a.kinds:
         x, y = together(x, y)
         return mathematics.Trunc()(x / y)
+    if isinstance(x, Value) and isinstance(y, Value):
+        shape, eps = _root_mean_square(x, y)
+        if shape:
+            return RMSNorm(shape, eps, elementwise_affine=False)(x)
     return combined("Div", x, y)
+
+
+def _root_mean_square(x: Value, y: Value) -> tuple[tuple[int, ...], float]:
+    """Return the last axes of x, and eps, if ``y = sqrt(mean(x * x) + eps)`` over these."""
+    root = _bare(y)
+    plus = root.args[0] if isinstance(root.op, act.Sqrt) else root
+    if plus is root or not isinstance(plus.op, Scale) or plus.op.factor != 1 or plus.op.offset <= 0:
+        return (), 0.0
+    mean = _bare(plus.args[0])
+    rows = mean.args[0] if isinstance(mean.op, Mean) else mean
+    if rows is mean or mean.op.axis % len(rows.shape) != len(rows.shape) - 1:
+        return (), 0.0
+    square = _bare(rows)
+    of_x = all(_bare(arg) is _bare(x) for arg in square.args) and square.size == x.size
+    if not isinstance(square.op, (Mul, act.Square)) or not of_x:
+        return (), 0.0
+    for k in range(len(x.shape)):
+        tail = x.shape[k:]
+        if math.prod(tail) == rows.shape[-1] and y.shape == x.shape[:k] + (1,) * len(tail):
+            return tail, plus.op.offset
+    return (), 0.0
+
+
+def _bare(x: Value) -> Value:
+    """Return the value without the reshapes and broadcasts around it."""
+    while isinstance(x.op, (Reshape, Expand)):
+        (x,) = x.args
+    return x
 
 
 @operator("Mod", mixes=nothing)
