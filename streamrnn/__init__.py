@@ -58,7 +58,7 @@ from .ops.embedding import Embedding
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
-from .ops.int8_lstm import Int8LSTMStep
+from .ops.int8_lstm import Int8LSTM
 from .ops.integer_linear import IntegerLinear
 from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
@@ -144,7 +144,7 @@ __all__ = [
     "Hardswish",
     "Hardtanh",
     "Input",
-    "Int8LSTMStep",
+    "Int8LSTM",
     "IntegerLinear",
     "IsInf",
     "IsNaN",

@@ -35,7 +35,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
         before = args[0].op if args else None
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
         weights = norm() if norm and linear else ()
-        if weights and before and _fits(node, before, weights[0].size, readers, uses):
+        if weights and linear and before and _fits(node, before, weights[0].size, readers, uses):
             channels = args[0].shape[before.channel_axis or 0]
             op = linear(*(np.broadcast_to(w, channels) for w in weights))
             op.name, op.initial_state = before.name, before.initial_state
@@ -53,9 +53,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     )
 
 
-def _fits(
-    node: Node, before: Op, channels: int, readers: Counter[int], uses: Counter[int]
-) -> bool:
+def _fits(node: Node, before: Op, channels: int, readers: Counter[int], uses: Counter[int]) -> bool:
     """Whether nothing else reads what the node reads, and the channels are the same axis.
 
     One channel stands for all.

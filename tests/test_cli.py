@@ -72,7 +72,7 @@ def test_info_shows_the_pairs_of_states_and_what_told_so(tmp_path):
         (lambda: sr.Constant((80, 30)), [], 0),
         (lambda: sr.Embedding(7, 20), [()], 0),
         (lambda: sr.MatMul(), [(2, 3, 4), (2, 4, 5)], 2 * 3 * 4 * 5),
-        (lambda: sr.Int8LSTMStep(20), [(80,), (20,), (20,)], 80 * 20),
+        (lambda: sr.Int8LSTM(5, 20, 3), [(15,), (20,), (20,)], 3 * 80 * (5 + 20)),
     ],
     ids=lambda x: "" if not callable(x) else type(x()).__name__,
 )

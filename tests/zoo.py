@@ -209,8 +209,8 @@ def _bytes_times_bytes(I: int, O: int) -> Callable[[], Layer]:
 
 def _int8_lstm(I: int, H: int, steps: int) -> Callable[[], Layer]:
     def build() -> Layer:
-        x, past = Input(I), s.Past(2 * H)()
-        made = s.Int8LSTMStep(H, steps)(s.Linear(I, steps * 4 * H)(x), past[:H], past[H:])
+        x, past = Input(steps * I), s.Past(2 * H)()
+        made = s.Int8LSTM(I, H, steps)(x, past[:H], past[H:])
         return Model(x, made[: steps * H], feedback={past: made[(steps - 1) * H :]})
 
     return build
@@ -223,7 +223,7 @@ add("DynamicQuantize of one", on(1, lambda: s.DynamicQuantize()), tolerance=1.01
 for _I, _O in ((1, 1), (3, 20), (20, 33), (100, 70)):
     add(f"IntegerLinear {_I}-{_O}", _bytes_times_bytes(_I, _O), tolerance=0.04)
 for _I, _H, _n in ((1, 1, 1), (3, 20, 1), (20, 33, 1), (3, 1, 3), (3, 20, 5)):
-    add(f"Int8LSTMStep {_I}-{_H} {_n}", _int8_lstm(_I, _H, _n), tolerance=0.01)
+    add(f"Int8LSTM {_I}-{_H} {_n}", _int8_lstm(_I, _H, _n), tolerance=0.01)
 add(
     "IntegerLinear on rows, signed",
     lambda: Model(

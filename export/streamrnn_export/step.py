@@ -127,7 +127,8 @@ def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     g.name_outputs(named)
     proto = helper.make_model(
         helper.make_graph(g.nodes, "step", inputs, results, g.initializers),
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[helper.make_opsetid("", opset)]
+        + [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in g.nodes} - {""})],
         ir_version=IR_VERSION[opset],
         producer_name="streamrnn",
         producer_version=VERSION,

@@ -1,10 +1,10 @@
-r"""The recurrent part of LSTM steps with int8 weights (onnxruntime's DynamicQuantizeLSTM).
+r"""An LSTM with int8 weights, as onnxruntime runs it (operator DynamicQuantizeLSTM).
 
-The equations are those of :class:`LSTMCell`. The share of the frame in the gates, z, comes from
-outside (see ``IntegerLinear``); the hidden state is quantised to uint8 in each step, in its own
-range (see ``DynamicQuantize``)::
+The equations are those of :class:`LSTMCell`. What comes in is quantised to uint8 in its own range,
+all steps of a frame together, and the hidden state in each step (see ``DynamicQuantize``)::
 
-    i, f, g, o = z + s_h * S * (W_hh (q_h - zero_h)) + b          S: a scale for each row of W_hh
+    z = s_x * S_ih * (W_ih (q_x - zero_x))          S: a scale for each row of the weights
+    i, f, g, o = z + s_h * S_hh * (W_hh (q_h - zero_h)) + b
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 """
@@ -22,76 +22,91 @@ from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.integer_product import integer_affine, quantize, value_range
 from ..kernels.simd import as_bytes, at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
+from .cell import reorder
 from .dynamic_quantize import each_frame, quantized
 from .integer_linear import integer_weights
+from .lstm import LSTMCell
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Int8LSTMStep"]
+__all__ = ["Int8LSTM"]
 
 
 @kernel
-def int8_lstm_step(
+def int8_lstm(
     T: Frames,
-    z: Scratch,
-    z_step: Size,
+    x: Scratch,
+    x_step: Size,
     h: Scratch,
     h_step: Size,
     c: Scratch,
     c_step: Size,
     y: Scratch,
     y_step: Size,
-    gates: Scratch,
+    shares: Scratch,
     bytes_: Scratch,
-    w: Weights,
-    columns: Weights,
-    scales: Weights,
+    w_ih: Weights,
+    columns_ih: Weights,
+    scales_ih: Weights,
+    w_hh: Weights,
+    columns_hh: Weights,
+    scales_hh: Weights,
     bias: Weights,
     zeros: Weights,
+    I: Size,
     H: Size,
     steps: Size,
 ) -> None:
-    """``gates`` takes the state's share of i, f, g, o, each padded, and then c'."""
+    """``shares`` takes z for each step, then the state's share, gates padded, and c'."""
     L = lanes()
-    P = (H + L - 1) // L * L
-    q, new_c = as_bytes(bytes_), at(gates, 4 * P)
-    for n in range(T * steps):
-        t, s = n // steps, n % steps
-        share, after = at(z, t * z_step + s * 4 * H), at(y, t * y_step + s * H)
+    P, K = (H + L - 1) // L * L, (I + L - 1) // L * L
+    q, gates = as_bytes(bytes_), at(shares, steps * 4 * P)
+    new_c = at(gates, 4 * P)
+    for t in range(T):
+        scale, point = value_range(at(x, t * x_step), steps * I, bytes_)
+        for s in range(steps):
+            quantize(at(x, t * x_step + s * I), I, scale, point, at(q, s * K))
+        integer_affine(
+            steps, q, K, I, int(point), scale, w_ih, columns_ih, scales_ih, zeros, 0, shares,
+            4 * P, 4 * P,
+        )  # fmt: skip
         before, old_c = at(h, t * h_step), at(c, t * c_step)
-        if s:
-            before, old_c = at(y, t * y_step + (s - 1) * H), new_c
-        scale, point = value_range(before, H, bytes_)
-        quantize(before, H, scale, point, q)
-        zero = int(point)
-        integer_affine(1, q, 0, H, zero, scale, w, columns, scales, zeros, 0, gates, 0, 4 * P)
-        for u in range(0, H, L):
-            i = sigmoid(load(share, u) + load(gates, u) + load(bias, u))
-            f = sigmoid(load(share, H + u) + load(gates, P + u) + load(bias, P + u))
-            g = tanh(load(share, 2 * H + u) + load(gates, 2 * P + u) + load(bias, 2 * P + u))
-            o = sigmoid(load(share, 3 * H + u) + load(gates, 3 * P + u) + load(bias, 3 * P + u))
-            memory = flush(f * load(old_c, u) + i * g)
-            store(new_c, u, memory)
-            store(after, u, flush(o * tanh(memory)))
-        copy(H, new_c, at(after, H))
+        for s in range(steps):
+            share, after = at(shares, s * 4 * P), at(y, t * y_step + s * H)
+            scale, point = value_range(before, H, bytes_)
+            quantize(before, H, scale, point, q)
+            integer_affine(
+                1, q, 0, H, int(point), scale, w_hh, columns_hh, scales_hh, zeros, 0, gates,
+                0, 4 * P,
+            )  # fmt: skip
+            for u in range(0, H, L):
+                i = sigmoid(load(share, u) + load(gates, u) + load(bias, u))
+                f = sigmoid(load(share, P + u) + load(gates, P + u) + load(bias, P + u))
+                g = tanh(load(share, 2 * P + u) + load(gates, 2 * P + u) + load(bias, 2 * P + u))
+                o = sigmoid(load(share, 3 * P + u) + load(gates, 3 * P + u) + load(bias, 3 * P + u))
+                memory = flush(f * load(old_c, u) + i * g)
+                store(new_c, u, memory)
+                store(after, u, flush(o * tanh(memory)))
+            before, old_c = after, new_c
+        copy(H, new_c, at(y, t * y_step + steps * H))
 
 
 @dataclass(eq=False)
-class Int8LSTMStep(Op):
-    """The recurrent part of LSTM steps with int8 weights; see the module's text.
+class Int8LSTM(Op):
+    """Steps of an LSTM with int8 weights; see the module's text.
 
-    Reads the share of what comes in in the gates i, f, g, o, float32 [shape=(steps * 4 * H,)], and
-    the states h and c, float32 [shape=(H,)]; outputs are h' after each step and c' after the last,
-    side by side [shape=((steps + 1) * H,)]. It keeps no state of its own. Weights:
-    ``weight_hh_int8`` (4H, H), int8, ``scale_hh`` (4H,), ``bias`` (4H,).
+    Reads what comes in, float32 [shape=(steps * I,)], and the states h and c, float32
+    [shape=(H,)]; outputs are h' after each step and c' after the last, side by side
+    [shape=((steps + 1) * H,)]. It keeps no state of its own. Weights: ``weight_ih_int8`` (4H, I)
+    and ``weight_hh_int8`` (4H, H), int8, ``scale_ih``, ``scale_hh`` and ``bias`` (4H,).
 
     Parameters
     ----------
-    hidden_size : int
-        H.
+    input_size, hidden_size : int
+        I and H.
     steps : int
         Steps of the recurrence within a frame.
     name, seed
@@ -103,16 +118,19 @@ class Int8LSTMStep(Op):
         If a size is not a positive integer.
     """
 
+    input_size: int
     hidden_size: int
     steps: int = 1
 
     def check(self) -> None:
-        self.at_least(hidden_size=1, steps=1)
+        self.at_least(input_size=1, hidden_size=1, steps=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:
         rows = 4 * self.hidden_size
         return {
+            "weight_ih_int8": (rows, self.input_size),
             "weight_hh_int8": (rows, self.hidden_size),
+            "scale_ih": (rows,),
             "scale_hh": (rows,),
             "bias": (rows,),
         }
@@ -124,7 +142,7 @@ class Int8LSTMStep(Op):
 
     def input_shapes(self) -> tuple[Shape, ...]:
         H = self.hidden_size
-        return ((self.steps * 4 * H,), (H,), (H,))
+        return ((self.steps * self.input_size,), (H,), (H,))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if shapes != self.input_shapes():
@@ -135,14 +153,17 @@ class Int8LSTMStep(Op):
         return ((self.steps + 1) * self.hidden_size,)
 
     def multiply_adds(self, *shapes: Shape) -> int:
-        return self.steps * 4 * self.hidden_size**2
+        return self.steps * 4 * self.hidden_size * (self.input_size + self.hidden_size)
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
-        zs, h, c = xs
+        x, h, c = xs
+        q_x, scale_x, zero_x = quantized(x)
         made = []
-        for z in np.split(zs, self.steps):
-            q, scale, zero = quantized(h)
-            exact = weights["weight_hh_int8"] @ (q - zero).astype(float)
+        for q in np.split(q_x, self.steps):
+            exact = weights["weight_ih_int8"] @ (q - zero_x).astype(float)
+            z = scale_x * weights["scale_ih"] * exact
+            q_h, scale, zero = quantized(h)
+            exact = weights["weight_hh_int8"] @ (q_h - zero).astype(float)
             i, f, g, o = np.split(z + scale * weights["scale_hh"] * exact + weights["bias"], 4)
             i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
             c = f * c + i * np.tanh(g)
@@ -152,24 +173,25 @@ class Int8LSTMStep(Op):
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, w = tape.output(spare=tape.lanes), self.weights
-        P = tape.padded(self.hidden_size)
+        K, P = tape.padded(self.input_size), tape.padded(self.hidden_size)
 
         def packed() -> dict[str, Any]:
-            return {
-                **integer_weights(tape, w["weight_hh_int8"], 4),
-                "scales": tape.vector(w["scale_hh"], 4),
-                "bias": tape.vector(w["bias"], 4),
-                "zeros": tape.weight(np.zeros(4 * P)),
-            }
+            made: dict[str, Any] = {"bias": tape.vector(w["bias"], 4)}
+            for which in ("ih", "hh"):
+                product = integer_weights(tape, w[f"weight_{which}_int8"], 4)
+                made |= {f"{name}_{which}": place for name, place in product.items()}
+                made[f"scales_{which}"] = tape.vector(w[f"scale_{which}"], 4)
+            return made | {"zeros": tape.weight(np.zeros(4 * P))}
 
         tape.emit(
-            int8_lstm_step,
-            z=xs[0],
+            int8_lstm,
+            x=xs[0],
             h=xs[1],
             c=xs[2],
             y=y,
-            gates=tape.temporary(0, fixed=5 * P),
-            bytes_=tape.temporary(0, fixed=P // 4 + 2 * tape.lanes),
+            shares=tape.temporary(0, fixed=self.steps * 4 * P + 5 * P),
+            bytes_=tape.temporary(0, fixed=max(self.steps * K, P) // 4 + 2 * tape.lanes),
+            I=self.input_size,
             H=self.hidden_size,
             steps=self.steps,
             **tape.shared(packed),
@@ -177,27 +199,24 @@ class Int8LSTMStep(Op):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
-        w, H = self.weights, self.hidden_size
-        weight = g.constant(w["weight_hh_int8"].T, "weight_hh")
+        I, H = self.input_size, self.hidden_size
+        order = LSTMCell.layouts["onnx"]
+        ours = {n: reorder(w, LSTMCell.gates, order) for n, w in self.weights.items()}
+        bias = g.constant(np.concatenate([ours["bias"], 0 * ours["bias"]])[None], "bias")
+        weights, levels = [], []
+        for which in ("ih", "hh"):
+            weights.append(g.constant(ours[f"weight_{which}_int8"].T[None], f"weight_{which}"))
+            levels.append(g.constant(ours[f"scale_{which}"][None], f"scale_{which}"))
+            levels.append(g.constant(np.zeros((1, 4 * H), np.int8)))
 
-        def step(z: str, h: str, c: str) -> tuple[str, str]:
-            q, scale, zero = g.ops("DynamicQuantizeLinear", 3, h)
-            exact = g.op("Cast", g.op("MatMulInteger", q, weight, zero), to=1)
-            scales = g.op("Mul", scale, g.constant(w["scale_hh"], "scale_hh"))
-            z = g.op("Add", z, g.op("Mul", exact, scales))
-            z = g.op("Add", z, g.constant(w["bias"], "bias"))
-            i, f, n, o = g.ops("Split", 4, z, g.ints(H, H, H, H), axis=1)
-            i, f, o = (g.op("Sigmoid", gate) for gate in (i, f, o))
-            kept = g.op("Mul", f, c)
-            c = g.op("Add", kept, g.op("Mul", i, g.op("Tanh", n)))
-            return g.op("Mul", o, g.op("Tanh", c)), c
-
-        def write(z: str, h: str, c: str) -> str:
-            h, c = (g.op("Reshape", s, g.ints(1, H)) for s in (h, c))
-            z, made = g.op("Reshape", z, g.ints(self.steps, 4 * H)), []
-            for t in range(self.steps):
-                h, c = step(g.op("Slice", z, g.ints(t), g.ints(t + 1), g.ints(0)), h, c)
-                made.append(h)
-            return g.op("Reshape", g.op("Concat", *made, c, axis=1), g.ints(1, 1, -1))
+        def write(x: str, h: str, c: str) -> str:
+            x = g.op("Reshape", x, g.ints(self.steps, 1, I))
+            h, c = (g.op("Reshape", s, g.ints(1, 1, H)) for s in (h, c))
+            made = g.ops(
+                "DynamicQuantizeLSTM", 3, x, *weights, bias, "", h, c, "", *levels,
+                domain="com.microsoft", hidden_size=H,
+            )  # fmt: skip
+            flat = [g.op("Reshape", made[i], g.ints(1, 1, -1)) for i in (0, 2)]
+            return g.op("Concat", *flat, axis=2)
 
         return each_frame(g, xs, write)

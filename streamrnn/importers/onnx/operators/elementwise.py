@@ -147,8 +147,10 @@ def _root_mean_square(x: Value, y: Value) -> tuple[tuple[int, ...], float]:
     if plus is root or not isinstance(plus.op, Scale) or plus.op.factor != 1 or plus.op.offset <= 0:
         return (), 0.0
     mean = _bare(plus.args[0])
-    rows = mean.args[0] if isinstance(mean.op, Mean) else mean
-    if rows is mean or mean.op.axis % len(rows.shape) != len(rows.shape) - 1:
+    if not isinstance(mean.op, Mean):
+        return (), 0.0
+    (rows,) = mean.args
+    if mean.op.axis % len(rows.shape) != len(rows.shape) - 1:
         return (), 0.0
     square = _bare(rows)
     of_x = all(_bare(arg) is _bare(x) for arg in square.args) and square.size == x.size

@@ -17,12 +17,11 @@ from ....ops.arithmetic import Div, Scale
 from ....ops.cell import reorder
 from ....ops.concat import concat
 from ....ops.dynamic_quantize import DynamicQuantize
-from ....ops.int8_lstm import Int8LSTMStep
+from ....ops.int8_lstm import Int8LSTM
 from ....ops.integer_linear import IntegerLinear
 from ....ops.linear import Linear
 from ....ops.lstm import LSTMCell
 from ....ops.mathematics import Round
-from ....ops.op import Op
 from ..node import (
     OPERATORS,
     OVER_TIME,
@@ -470,10 +469,10 @@ def _int8(weights: Tensor, zero: Tensor, what: str) -> Array:
     return rows.view(np.int8)
 
 
-def _parts_of(
+def _op_of(
     a: Known, w: Sequence[Tensor], b: Tensor, levels: Sequence[Tensor], steps: int
-) -> tuple[Op, Array, Any]:
-    """Return what a node makes of frames, the scales of that, and its step, all checked."""
+) -> Int8LSTM:
+    """Return the op that a node is, its parts checked."""
     if len(levels) < 3 or levels[0] is None or levels[2] is None:
         raise Unsupported("the scales of W and R are missing")
     w_scale, w_zero, r_scale, r_zero = (*levels, None)[:4]
@@ -499,14 +498,15 @@ def _parts_of(
             raise Unsupported(f"{s.size} scales, expected 1 or {4 * H}")
         return reorder(np.broadcast_to(s, 4 * H), order, wanted)
 
-    of_frame = with_weights(IntegerLinear(rows[0].shape[1], 4 * H), weight_int8=rows[0])
-    step = with_weights(
-        Int8LSTMStep(H, steps),
-        weight_hh_int8=rows[1],
-        scale_hh=scales(r_scale),
-        bias=reorder(both[0, : 4 * H] + both[0, 4 * H :], order, wanted),
-    )
-    return of_frame, scales(w_scale), step
+    op = Int8LSTM(rows[0].shape[1], H, steps)
+    op.weights = {
+        "weight_ih_int8": rows[0],
+        "weight_hh_int8": rows[1],
+        "scale_ih": scales(w_scale),
+        "scale_hh": scales(r_scale),
+        "bias": reorder(both[0, : 4 * H] + both[0, 4 * H :], order, wanted),
+    }
+    return op
 
 
 @operator("com.microsoft.DynamicQuantizeLSTM")
@@ -540,7 +540,7 @@ def dynamic_quantize_lstm(
         raise Unsupported(
             f"{B} sequences of {T} frames in every call: one of at most {MAX_FRAMES_A_CALL} can be"
         )
-    of_frame, scales, step = _parts_of(a, (w, r), b, levels, T)
+    step = _op_of(a, (w, r), b, levels, T)
     H, own = step.hidden_size, T == 1 and not isinstance(h, Value) and not isinstance(c, Value)
     begins = [np.zeros((1, 1, H), np.float32) if s is None else s for s in (h, c)]
     if any(s.shape != (1, 1, H) for s in begins):
@@ -550,9 +550,7 @@ def dynamic_quantize_lstm(
         a.state(name, np.reshape(s, H), x) if own else reshaped(symbol(s, x), (H,))
         for name, s in zip(names, begins, strict=True)
     ]
-    q, x_scale, zero = _in_its_range(x)
-    shares = _scaled(of_frame(reshaped(q, (T, I)), zero), x_scale, scales, None)
-    made = step(reshaped(shares, (T * 4 * H,)), *states)
+    made = step(reshaped(x, (T * I,)), *states)
     after = made[(T - 1) * H : T * H], made[T * H :]
     if own:
         for before, new in zip(states, after, strict=True):
