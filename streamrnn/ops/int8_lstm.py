@@ -22,7 +22,7 @@ from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.integer_product import integer_affine, quantize, value_range
 from ..kernels.simd import as_bytes, at, fma, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
-from .dynamic_quantize import each_frame, quantized
+from .dynamic_quantize import quantized
 from .integer_linear import integer_weights, no_int8
 from .op import Array, Arrays, Op
 
@@ -183,4 +183,4 @@ class Int8LSTMStep(Op):
             h = g.op("Mul", o, g.op("Tanh", c))
             return g.op("Reshape", g.op("Concat", h, c, axis=1), g.ints(1, 1, 2 * H))
 
-        return each_frame(g, xs, write)
+        return g.each(write, *xs)
