@@ -7,10 +7,11 @@ own, stays as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from .recorder import OnnxRecorder, Scope
 
@@ -18,6 +19,8 @@ __all__ = ["DOMAIN", "Functions"]
 
 DOMAIN = "streamrnn"
 NATIVE = frozenset({"RNN", "GRU", "LSTM"})
+TAKEN = frozenset({"Constant"})
+"""Names that onnxruntime takes for ONNX's own operators, whatever the domain."""
 MAX_INSIDE = 64
 """Numbers in a constant that a function holds itself; larger ones are inputs."""
 
@@ -43,7 +46,7 @@ class Functions:
         made = {o for node in nodes for o in node.output}
         results = [n for n in dict.fromkeys([y, *scope.next_states.values()]) if n in made]
         free = list(dict.fromkeys(_free(nodes)))
-        small = [n for n in free if n in g.initializers and _is_small(g.initializers[n])]
+        small = [n for n in free if n in g.unnamed and _size(g.initializers[n]) <= MAX_INSIDE]
         given = [n for n in free if n not in small]
         body = [
             helper.make_node("Constant", [], [n], name=n, value=g.initializers[n]) for n in small
@@ -69,13 +72,14 @@ class Functions:
         key = kind.encode() + function.SerializeToString(deterministic=True)
         if key not in self._by_body:
             count = self._counts[kind] = self._counts.get(kind, 0) + 1
-            function.name = kind if count == 1 else f"{kind}_{count}"
+            name = f"{kind}Value" if kind in TAKEN else kind
+            function.name = name if count == 1 else f"{name}_{count}"
             self._by_body[key] = function
         return self._by_body[key].name
 
 
-def _is_small(tensor: onnx.TensorProto) -> bool:
-    return tensor.name.startswith("constant_") and numpy_helper.to_array(tensor).size <= MAX_INSIDE
+def _size(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims)
 
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -216,6 +216,11 @@ class OnnxRecorder:
 
     # Nodes -----------------------------------------------------------------------------------
 
+    @property
+    def unnamed(self) -> set[str]:
+        """Names of the constants that were given none."""
+        return set(self._constants.values())
+
     def unique(self, kind: str) -> str:
         """Return a name that no node has yet: ``op/Kind_0``."""
         start = f"{self.node.name}/{kind}"
