@@ -66,10 +66,10 @@ def _problem(metadata: Mapping[str, Any], sizes: Collection[int]) -> str:
     """Return what is wrong with the keys that have a meaning, or nothing."""
     rate = metadata.get("sample_rate", 1)
     number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-    if not (number and 0 < rate and math.isfinite(rate)):
+    if not (number and rate > 0 and math.isfinite(rate)):
         return f"metadata['sample_rate'] must be a positive number of Hz, got {rate!r}"
-    labels = metadata.get("labels")
     if "labels" in metadata:
+        labels: Any = metadata["labels"]
         texts = isinstance(labels, list) and all(isinstance(text, str) for text in labels)
         if not texts or len(set(labels)) < len(labels):
             return f"metadata['labels'] must be a list of different texts, got {labels!r}"

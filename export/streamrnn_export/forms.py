@@ -22,7 +22,15 @@ from streamrnn.errors import ExportError
 from streamrnn.graph import Clock, Graph, Node, Value
 
 from .functions import Functions
-from .recorder import CALLS, MAX_CALLS, HowMany, OnnxRecorder, Scope, begins_at_rest, tensor_info
+from .recorder import (
+    CALLS,
+    MAX_CALLS,
+    OnnxRecorder,
+    OpenFramesError,
+    Scope,
+    begins_at_rest,
+    tensor_info,
+)
 
 __all__ = ["record"]
 
@@ -109,7 +117,7 @@ def _write_op(g: OnnxRecorder, node: Node, xs: list[str], functions: Functions |
     try:
         with g.writing(scope):
             y = _written(g, node, xs)
-    except HowMany:
+    except OpenFramesError:
         scope = Scope(here.chunk_frames, here.unit_frames, here.base, here.inside)
         with g.writing(scope):
             stride = node.value.clock.stride // node.read_clock.stride

@@ -75,7 +75,7 @@ class Functions:
             name = f"{kind}Value" if kind in TAKEN else kind
             function.name = name if count == 1 else f"{name}_{count}"
             self._by_body[key] = function
-        return self._by_body[key].name
+        return str(self._by_body[key].name)
 
 
 def _size(tensor: onnx.TensorProto) -> int:

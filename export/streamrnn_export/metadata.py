@@ -16,7 +16,7 @@ from streamrnn.version import VERSION
 
 from .recorder import BATCH, OnnxRecorder
 
-__all__ = ["KEY", "SCHEMA", "put_metadata", "read_metadata"]
+__all__ = ["KEY", "SCHEMA", "put_layout", "put_metadata", "read_metadata"]
 
 KEY = "streamrnn"
 SCHEMA = 1
@@ -51,6 +51,18 @@ def put_metadata(
     }
     texts = {k: v if isinstance(v, str) else _json(v) for k, v in checked.items()}
     helper.set_model_props(proto, texts | {KEY: _json(own)})
+
+
+def put_layout(proto: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
+    """Say that inputs and outputs have another layout: the axis of time of each, and no streams."""
+    own = read_metadata(proto)
+    values = {v.name: v for v in (*proto.graph.input, *proto.graph.output)}
+    for said in (*own["inputs"], *own["outputs"]):
+        name = said["name"]
+        dims = [d.dim_value for d in values[name].type.tensor_type.shape.dim]
+        shape = [d for i, d in enumerate(dims) if i != axes[name]]
+        said |= {"shape": shape, "time_axis": axes[name], "batch_axis": None}
+    next(p for p in proto.metadata_props if p.key == KEY).value = _json(own)
 
 
 def read_metadata(proto: onnx.ModelProto) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamrnn.errors import ExportError
 from streamrnn.graph import Clock, Node, Shape, Value
 
-__all__ = ["BATCH", "CALLS", "Dims", "HowMany", "OnnxRecorder", "Scope", "tensor_info"]
+__all__ = ["BATCH", "CALLS", "Dims", "OpenFramesError", "OnnxRecorder", "Scope", "tensor_info"]
 
 Dims = tuple[int | str, ...]
 """A shape with a name where the size is open."""
@@ -33,7 +33,7 @@ MAX_CALLS = float(1 << 24)
 """Where it stops: float32 counts no further."""
 
 
-class HowMany(Exception):
+class OpenFramesError(Exception):
     """An op asks how many frames there are, where that is open."""
 
 
@@ -133,7 +133,7 @@ class OnnxRecorder:
     def frames(self) -> int:
         """Frames in the op's first input; see :class:`streamrnn.ops.recorder.Recorder`."""
         if self.scope.chunk_frames is None:
-            raise HowMany
+            raise OpenFramesError
         return self.scope.chunk_frames // self.node.read_clock.stride
 
     def known_frames(self, clock: Clock) -> int | None:
@@ -177,14 +177,18 @@ class OnnxRecorder:
         before = self.op("Mul", base, self.constant(np.float32(each))) if each > 1 else base
         return self.op("Add", before, self.op("Cast", self.numbers(clock), to=TensorProto.FLOAT))
 
-    def windows(self, step: int, offsets: Sequence[int]) -> str:
+    def windows(self, step: int, offsets: npt.ArrayLike) -> str:
         """Return positions ``step * t + offsets`` of each output frame t, int64 (T, offsets)."""
         clock = self.node.value.clock
         n = self.known_frames(clock)
         if n is not None:
             return self.constant(step * np.arange(n)[:, None] + np.asarray(offsets, np.int64))
         column = self.op("Unsqueeze", self.numbers(clock), self.ints(1))
-        return self.op("Add", self.op("Mul", column, self.ints(step)), self.ints(*offsets))
+        return self.op(
+            "Add",
+            self.op("Mul", column, self.ints(step)),
+            self.constant(np.asarray(offsets, np.int64)),
+        )
 
     def spread(self, x: str) -> str:
         """Return a value of shape (1, 1, *frame) for each frame of the op's output and stream."""
@@ -335,7 +339,7 @@ class OnnxRecorder:
         waited = -self.first_frames()[0]
         if waited and not begins_at_rest(self.node):
             if self.known_frames(made) != 1:
-                raise HowMany
+                raise OpenFramesError
             calls, rest = divmod(waited, made.stride // self.node.read_clock.stride)
             if rest:
                 raise ExportError(

@@ -42,7 +42,20 @@ __all__ = [
 FORMS = ("step", "sequence")
 DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 17, 13, 24
 # The first version of ONNX's file format that came with each operator set; 8 brought functions.
-IR_VERSION = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
+IR_VERSION = {
+    13: 7,
+    14: 7,
+    15: 8,
+    16: 8,
+    17: 8,
+    18: 8,
+    19: 9,
+    20: 9,
+    21: 10,
+    22: 10,
+    23: 11,
+    24: 12,
+}
 FUNCTIONS_IR = 8
 MAX_BYTES = (1 << 31) - (1 << 20)
 
@@ -141,9 +154,7 @@ def write_model(report: ExportReport) -> None:
         raise ExportError(f"cannot write {report.path}: {error.strerror or error}") from None
 
 
-def step_model(
-    model: Layer, opset: int = DEFAULT_OPSET, batch: int | None = 1
-) -> onnx.ModelProto:
+def step_model(model: Layer, opset: int = DEFAULT_OPSET, batch: int | None = 1) -> onnx.ModelProto:
     """Return the step graph of a model, unchecked."""
     return _built(model, "step", batch, opset)
 
@@ -179,9 +190,13 @@ def _built(
     taken: int | str = stride if step else "frames"
     given: int | str = 1 if step else "frames" if stride == 1 else "output_frames"
     states = g.scope.states.items()
-    inputs = [tensor_info(n, v.dtype, (taken, g.batch_dim, *v.shape)) for n, v in graph.inputs.items()]
+    inputs = [
+        tensor_info(n, v.dtype, (taken, g.batch_dim, *v.shape)) for n, v in graph.inputs.items()
+    ]
     inputs += [tensor_info(f"{n}_in", "float32", dims) for n, dims in states]
-    results = [tensor_info(n, v.dtype, (given, g.batch_dim, *v.shape)) for n, v in graph.outputs.items()]
+    results = [
+        tensor_info(n, v.dtype, (given, g.batch_dim, *v.shape)) for n, v in graph.outputs.items()
+    ]
     results += [tensor_info(f"{n}_out", "float32", dims) for n, dims in states]
     read = set(_read(g.scope.nodes))
     initializers = [tensor for name, tensor in g.initializers.items() if name in read]

@@ -73,7 +73,9 @@ class ExportReport:
         lines = [f"{self.path}: opset {self.opset}, {len(graph.node)} nodes"]
         for title, values in (("in", graph.input), ("out", graph.output)):
             for value in values:
-                dims = ", ".join((d.dim_param or str(d.dim_value)) for d in value.type.tensor_type.shape.dim)
+                dims = ", ".join(
+                    (d.dim_param or str(d.dim_value)) for d in value.type.tensor_type.shape.dim
+                )
                 lines.append(f"  {title:<3} {value.name} ({dims})")
         if not self.frames:
             return "\n".join([*lines, "not verified"])
@@ -126,18 +128,19 @@ def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
             f"got {' and '.join(map(str, shapes))}"
         )
     T = shapes[0][0]
-    if T < stride or T % stride:
+    if T == 0 or T % stride:
         raise FrameError(
             f"`frames` to verify with must be a positive multiple of {stride} (stride_frames), "
-            f"got {T}: leave off the last {T % stride}"
+            f"got {T}"
         )
-    for name, x in zip(values, given, strict=True):
-        if not np.isfinite(x).all():
+    arrays = tuple(np.asarray(x) for x in given)
+    for name, x in zip(values, arrays, strict=True):
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise FrameError(
                 f"`frames` to verify with hold a NaN or an infinity in {name!r}: nothing can be "
                 f"compared with it; pass finite ones"
             )
-    return tuple(np.asarray(x) for x in given)
+    return arrays
 
 
 def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
@@ -231,9 +234,7 @@ class Differences:
             )
 
 
-def verify_step(
-    report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float
-) -> None:
+def verify_step(report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float) -> None:
     """Run a step graph and the model's own streams on the same frames, call by call.
 
     Raises
@@ -293,15 +294,16 @@ class _Streams:
     def compare(self, start: int, end: int) -> None:
         """Run frames from `start` to `end` in one call; compare outputs and states."""
         parts = [tuple(x[start:end] for x in xs) for xs in self._xs]
+        runs = zip(self._streams, parts, strict=True)
+        wanted = [stream.run(part if len(part) > 1 else part[0]) for stream, part in runs]
         feeds = {
-            name: np.stack([part[i] for part in parts], axis=1)
-            for i, name in enumerate(self._graph.inputs)
+            name: np.stack([part[i] for part in parts], axis=1).astype(value.dtype)
+            for i, (name, value) in enumerate(self._graph.inputs.items())
         }
         made = self._session(feeds)
-        for b, (stream, part) in enumerate(zip(self._streams, parts, strict=True)):
-            wanted = stream.run(part if len(part) > 1 else part[0])
-            several = wanted if isinstance(wanted, tuple) else (wanted,)
-            for name, array in zip(self._graph.outputs, several, strict=True):
+        for b, stream in enumerate(self._streams):
+            outputs = wanted[b] if isinstance(wanted[b], tuple) else (wanted[b],)
+            for name, array in zip(self._graph.outputs, outputs, strict=True):
                 late = (end - start) // self.stride - len(array)  # what means nothing yet
                 self.differences.add(name, made[name][late:, b], array)
             for name, array in stream.state.items():
@@ -310,15 +312,13 @@ class _Streams:
 
 
 def _initial_states(states: Sequence[Mapping[str, Any]], streams: int) -> dict[str, Array]:
+    """Return what each state begins with, for every stream."""
     made = {}
     for state in states:
         shape, axis = list(state["shape"]), state["batch_axis"]
         if axis is not None:
-            shape[axis] = 1
-        begins = np.full(shape, state["initial"], np.float32) if not isinstance(
-            state["initial"], list
-        ) else np.array(state["initial"], np.float32).reshape(shape)
-        made[state["input"]] = begins if axis is None else np.repeat(
-            begins, state["shape"][axis] or streams, axis
-        )
+            streams, shape[axis] = shape[axis] or streams, 1
+        initial = np.float32(state["initial"])  # a number, or one stream's numbers in a row
+        begins = np.reshape(initial, shape) if initial.ndim else np.full(shape, initial)
+        made[state["input"]] = begins if axis is None else np.repeat(begins, streams, axis)
     return made

@@ -95,5 +95,5 @@ class Context(Op):
         row = g.op("Reshape", g.op("Transpose", xs[0], perm=[1, 0, 2]), g.ints(0, -1))
         row = g.op("Concat", g.state("past"), row, axis=1)
         g.next_state("past", g.op("Slice", row, g.ints(-self.past), g.ints(2**62), g.ints(1)))
-        windows = g.windows(n, range(self.past + n))
+        windows = g.windows(n, np.arange(self.past + n))
         return g.op("Transpose", g.op("Gather", row, windows, axis=1), perm=[1, 0, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -68,7 +68,7 @@ class Recorder(Protocol):
         """Return (T * N, *frame), frames and streams in one axis, as (T, N, *frame)."""
         ...
 
-    def windows(self, step: int, offsets: Sequence[int]) -> str:
+    def windows(self, step: int, offsets: npt.ArrayLike) -> str:
         """Return positions ``step * t + offsets`` of each output frame t, int64 (T, offsets)."""
         ...
 
