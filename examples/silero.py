@@ -92,8 +92,9 @@ def layers() -> sr.Model:
     metadata = {
         "model": "Silero VAD v6, 16 kHz",
         "licence": "MIT",
-        "sample_rate_hz": str(SAMPLE_RATE_HZ),
-        "frame_samples": str(FRAME_SAMPLES),
+        "sample_rate": SAMPLE_RATE_HZ,
+        "features": {"kind": "samples", "frame_samples": FRAME_SAMPLES},
+        "labels": ["speech"],
     }
     return sr.Model({"samples": samples}, {"probability": probability}, metadata=metadata)
 

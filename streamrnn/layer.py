@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .errors import ConfigError, GraphError, WeightError
 from .graph import Graph, Input, Shape, Value, describe
+from .metadata import checked_metadata
 
 if TYPE_CHECKING:
     from .ops.op import Op
@@ -353,8 +354,10 @@ class Model(Layer):
         What goes in each step; a dict names them (else ``x`` or ``x_0``, ``x_1``, …).
     outputs : Value, sequence or dict of Value
         What comes out (else ``y`` or ``y_0``, …). A stream of a model with several returns a tuple.
-    metadata : dict of str to str, optional
-        Notes that are kept in the model's file (sample rate, labels, …).
+    metadata : dict, optional
+        What whoever runs the model must know: texts to anything that JSON can say. It is kept in
+        the model's files; ``sample_rate``, ``labels`` and ``features`` have a meaning, see
+        :mod:`streamrnn.metadata`.
     feedback : dict of Value to Value, optional
         For each value of a :class:`Past`, the value that it takes in the end of a frame.
 
@@ -368,16 +371,11 @@ class Model(Layer):
         self,
         inputs: Value | Sequence[Value] | Mapping[str, Value],
         outputs: Value | Sequence[Value] | Mapping[str, Value],
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         feedback: Mapping[Value, Value] | None = None,
     ) -> None:
         self._graph = Graph(_by_name(inputs, "x"), _by_name(outputs, "y"), dict(feedback or {}))
-        if not isinstance(metadata, (Mapping, type(None))):
-            raise ConfigError(f"Model: metadata must be a mapping, got {describe(metadata)}")
-        self.metadata = dict(metadata or {})
-        for key, value in self.metadata.items():
-            if not (isinstance(key, str) and isinstance(value, str)):
-                raise ConfigError(f"Model: metadata must be texts, got {key!r}: {value!r}")
+        self.metadata = checked_metadata(metadata, self._graph, "Model")
 
     def __repr__(self) -> str:
         shapes = {name: value.shape for name, value in self._graph.inputs.items()}

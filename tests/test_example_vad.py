@@ -84,7 +84,7 @@ def test_a_frame_is_512_samples_and_gives_one_probability(model: sr.Model) -> No
     assert {n: v.shape for n, v in graph.inputs.items()} == {"samples": (512,)}
     assert {n: v.shape for n, v in graph.outputs.items()} == {"probability": (1,)}
     assert graph.states() == {"context.past": (64,), "lstm.h": (128,), "lstm.c": (128,)}
-    assert model.metadata["sample_rate_hz"] == "16000"
+    assert model.metadata["sample_rate"] == 16000
 
 
 def test_probabilities_match_golden_data(probabilities: Array, golden: dict[str, Array]) -> None:

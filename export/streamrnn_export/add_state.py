@@ -22,6 +22,7 @@ from streamrnn.graph import Shape
 from streamrnn.importers.onnx import Reader, read_onnx
 from streamrnn.layer import Model
 
+from .metadata import put_layout
 from .step import DEFAULT_OPSET, check_graph, step_model, write_model
 from .verify import SEED, Differences, ExportReport, StepSession, session_of
 
@@ -61,7 +62,7 @@ def add_state(
     shapes, constants
         As for ``streamrnn.load``: open shapes, with None for the time axis, and fixed inputs.
     opset : int
-        Version of ONNX's operator set of the new graph, 17 to 22.
+        Version of ONNX's operator set of the new graph, 13 to 24.
     verify : bool
         Whether both graphs are run in onnxruntime: the original over a whole sequence, the new one
         call by call.
@@ -121,6 +122,8 @@ def _keep_layout(proto: onnx.ModelProto, model: Model, reader: Reader) -> None:
     inner = list(graph.node)
     del graph.node[:]
     graph.node.extend([*before, *inner, *after])
+    axes = {name: reader.time_axes.get(name) for name in model.graph().inputs}
+    put_layout(proto, axes | {name: reader.output_axes[name] for name in model.graph().outputs})
 
 
 def _with_frames(shape: Shape, axis: int | None, frames: int) -> Shape:

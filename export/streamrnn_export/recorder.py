@@ -1,11 +1,15 @@
 """An ONNX graph under construction: the recorder that ops write their form to.
 
 It knows no op. Values have shape (T, N, *frame), with T frames at the value's own rate and N
-streams side by side.
+streams side by side. What is written at one time for a certain number of frames is a `Scope`: the
+graph itself, the form of one op, or the body of a Scan, which holds one frame.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,17 +18,50 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from streamrnn.errors import ExportError
-from streamrnn.graph import Node, Shape
+from streamrnn.graph import Clock, Node, Shape, Value
 
-__all__ = ["BATCH", "CALLS", "OnnxRecorder"]
+__all__ = ["BATCH", "CALLS", "Dims", "OpenFramesError", "OnnxRecorder", "Scope", "tensor_info"]
 
-BATCH = 1
-"""Streams in one graph."""
+Dims = tuple[int | str, ...]
+"""A shape with a name where the size is open."""
 
+BATCH = "batch"
+"""Name of the axis of streams where their number is open."""
 CALLS = "calls"
-"""State that counts the calls so far, in graphs of which a part begins later."""
+"""State that counts the calls of a step graph so far, where a part of the graph begins later."""
 MAX_CALLS = float(1 << 24)
 """Where it stops: float32 counts no further."""
+
+
+class OpenFramesError(Exception):
+    """An op asks how many frames there are, where that is open."""
+
+
+@dataclass
+class Scope:
+    """Nodes for a number of frames.
+
+    Attributes
+    ----------
+    chunk_frames : int or None
+        Model input frames that it takes, None where that is open.
+    unit_frames : int
+        Model input frames of one step of `base`.
+    base : str
+        What says how many units came before: float32 [shape=(1,)].
+    inside : bool
+        Whether it is the body of a Scan, where states have names of their own.
+    nodes, states, next_states
+        What was written: states with their shapes, and the values that they take.
+    """
+
+    chunk_frames: int | None
+    unit_frames: int
+    base: str = f"{CALLS}_in"
+    inside: bool = False
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    states: dict[str, Dims] = field(default_factory=dict)
+    next_states: dict[str, str] = field(default_factory=dict)
 
 
 class OnnxRecorder:
@@ -34,29 +71,41 @@ class OnnxRecorder:
     ----------
     opset : int
         Version of the default operator set.
-    chunk_frames : int
-        Model input frames that one call of the graph takes.
+    scope : Scope
+        What the graph takes in one call.
+    batch : int or None
+        Streams side by side; None leaves their number open.
+    first : (str, Value)
+        The graph's first input, which says how many frames and streams there are.
     """
 
-    def __init__(self, opset: int, chunk_frames: int) -> None:
+    def __init__(
+        self, opset: int, scope: Scope, batch: int | None, first: tuple[str, Value]
+    ) -> None:
         self._opset = opset
-        self._chunk_frames = chunk_frames
+        self.scope = scope
+        self.batch = batch
+        self._first = first
         self._node: Node | None = None
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.states: dict[str, Shape] = {}
-        self.next_states: dict[str, str] = {}
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.batch_axes: dict[str, int] = {}
+        self.counts_calls = False
 
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
         return self._opset
 
+    @property
+    def batch_dim(self) -> int | str:
+        """Size of the axis of streams, or its name."""
+        return BATCH if self.batch is None else self.batch
+
     def begin(self, node: Node) -> None:
         """Say which op of the model comes next."""
-        self._node, self._count = node, 0
+        self._node = node
 
     @property
     def node(self) -> Node:
@@ -64,9 +113,33 @@ class OnnxRecorder:
         assert self._node is not None
         return self._node
 
+    @contextlib.contextmanager
+    def writing(self, scope: Scope) -> Iterator[Scope]:
+        """Let what is written go to a scope, and then back to the one before."""
+        before, self.scope = self.scope, scope
+        try:
+            yield scope
+        finally:
+            self.scope = before
+
+    def keep(self, scope: Scope) -> None:
+        """Add what another scope holds to this one."""
+        self.scope.nodes += scope.nodes
+        self.scope.states |= scope.states
+        self.scope.next_states |= scope.next_states
+
+    # How many frames and streams -------------------------------------------------------------
+
     def frames(self) -> int:
-        """Frames in the op's first input."""
-        return self._chunk_frames // self.node.read_clock.stride
+        """Frames in the op's first input; see :class:`streamrnn.ops.recorder.Recorder`."""
+        if self.scope.chunk_frames is None:
+            raise OpenFramesError
+        return self.scope.chunk_frames // self.node.read_clock.stride
+
+    def known_frames(self, clock: Clock) -> int | None:
+        """Return how many frames of a clock the scope holds; None where that is open."""
+        chunk = self.scope.chunk_frames
+        return None if chunk is None else chunk // clock.stride
 
     def first_frames(self) -> tuple[int, int]:
         """Return which frame of the op's first input, and of its output, a call begins with."""
@@ -77,14 +150,94 @@ class OnnxRecorder:
         """Shape of one frame of the op's first input."""
         return self.node.args[0].shape
 
+    def numbers(self, clock: Clock) -> str:
+        """Return 0, 1, … for each frame of a clock: int64 [shape=(T,)]."""
+        n = self.known_frames(clock)
+        if n is not None:
+            return self.ints(*range(n))
+        zero, one = self.constant(np.int64(0)), self.constant(np.int64(1))
+        return self.op("Range", zero, self._open_frames(clock), one)
+
+    def _open_frames(self, clock: Clock) -> str:
+        """Return how many frames of a clock there are: int64, a single number."""
+        frames = self.op("Gather", self.op("Shape", self._first[0]), self.constant(np.int64(0)))
+        stride = clock.stride // self._first[1].clock.stride
+        return self.op("Div", frames, self.constant(np.int64(stride))) if stride > 1 else frames
+
+    def positions(self, clock: Clock) -> str:
+        """Return how many frames of a clock came before each: float32 [shape=(T,)].
+
+        They are counted from the model's first frame, whether the value has begun or not.
+        """
+        self.counts_calls = True
+        each = self.scope.unit_frames // clock.stride
+        n, base = self.known_frames(clock), self.scope.base
+        if n == each == 1:
+            return base
+        before = self.op("Mul", base, self.constant(np.float32(each))) if each > 1 else base
+        return self.op("Add", before, self.op("Cast", self.numbers(clock), to=TensorProto.FLOAT))
+
+    def windows(self, step: int, offsets: npt.ArrayLike) -> str:
+        """Return positions ``step * t + offsets`` of each output frame t, int64 (T, offsets)."""
+        clock = self.node.value.clock
+        n = self.known_frames(clock)
+        if n is not None:
+            return self.constant(step * np.arange(n)[:, None] + np.asarray(offsets, np.int64))
+        column = self.op("Unsqueeze", self.numbers(clock), self.ints(1))
+        return self.op(
+            "Add",
+            self.op("Mul", column, self.ints(step)),
+            self.constant(np.asarray(offsets, np.int64)),
+        )
+
+    def spread(self, x: str) -> str:
+        """Return a value of shape (1, 1, *frame) for each frame of the op's output and stream."""
+        clock, shape = self.node.value.clock, self.node.value.shape
+        n = self.known_frames(clock)
+        ones = (1,) * len(shape)
+        if n is not None and self.batch is not None:
+            return self.op("Expand", x, self.ints(n, self.batch, *ones))
+        frames = (
+            self.ints(n)
+            if n is not None
+            else self.op("Unsqueeze", self._open_frames(clock), self.ints(0))
+        )
+        size = self.op("Shape", self._first[0])
+        streams = self.op("Slice", size, self.ints(1), self.ints(2), self.ints(0))
+        return self.op("Expand", x, self.op("Concat", frames, streams, self.ints(*ones), axis=0))
+
+    def unmerge(self, x: str, *frame: int) -> str:
+        """Return (T * N, *frame), frames and streams in one axis, as (T, N, *frame)."""
+        n = self.known_frames(self.node.value.clock)
+        if n is not None:
+            return self.op("Reshape", x, self.ints(n, -1, *frame))
+        if self.batch is not None:
+            return self.op("Reshape", x, self.ints(-1, self.batch, *frame))
+        size = self.op("Shape", self._first[0])
+        streams = self.op("Slice", size, self.ints(1), self.ints(2), self.ints(0))
+        parts = (self.ints(-1), streams, self.ints(*frame))
+        return self.op("Reshape", x, self.op("Concat", *parts, axis=0))
+
+    # Nodes -----------------------------------------------------------------------------------
+
+    @property
+    def unnamed(self) -> set[str]:
+        """Names of the constants that were given none."""
+        return set(self._constants.values())
+
+    def unique(self, kind: str) -> str:
+        """Return a name that no node has yet: ``op/Kind_0``."""
+        start = f"{self.node.name}/{kind}"
+        count = self._counts[start] = self._counts.get(start, -1) + 1
+        return f"{start}_{count}"
+
     def ops(self, kind: str, n_outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
         """Add a node with several outputs and return them."""
-        name = f"{self.node.name}/{kind}_{self._count}"
-        self._count += 1
+        name = self.unique(kind)
         outputs = [f"{name}:{i}" for i in range(n_outputs)]
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, **attributes))
+        self.scope.nodes.append(helper.make_node(kind, inputs, outputs, name=name, **attributes))
         return tuple(outputs)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -98,75 +251,118 @@ class OnnxRecorder:
             value = value.astype(np.float32)
         value = value.reshape(np.shape(array))
         key = (value.dtype.str, value.shape, value.tobytes())
-        if name or key not in self._constants:
-            full = f"{self.node.name}.{name}" if name else f"constant_{len(self._constants)}"
-            taken = {i.name for i in self.initializers}
-            if full in taken:  # an op that is used twice shares its weights
-                return full
-            self.initializers.append(numpy_helper.from_array(value, full))
-            if name:
-                return full
+        if not name and key in self._constants:
+            return self._constants[key]
+        full = f"{self.node.name}.{name}" if name else f"constant_{len(self._constants)}"
+        if full not in self.initializers:  # an op that is used twice shares its weights
+            self.initializers[full] = numpy_helper.from_array(value, full)
+        if not name:
             self._constants[key] = full
-        return self._constants[key]
+        return full
 
     def ints(self, *values: int) -> str:
         """Add an initializer of integers."""
         return self.constant(np.array(values, np.int64))
 
+    def each(self, write: Callable[..., str], *xs: str) -> str:
+        """Write a form for one frame of one stream; see :class:`streamrnn.ops.recorder.Recorder`.
+
+        It is written out where the frames of a single stream are known, else repeated by a Scan.
+        """
+        n = self.known_frames(self.node.read_clock)
+        if n is not None and self.batch == 1:
+            frames = [[self.op("Gather", x, self.ints(t), axis=0) for x in xs] for t in range(n)]
+            made = [write(*frame) for frame in frames]
+            return self.op("Concat", *made, axis=0) if len(made) > 1 else made[0]
+        flat = [
+            self.op("Reshape", x, self.ints(-1, 1, 1, *a.shape))
+            for x, a in zip(xs, self.node.args, strict=True)
+        ]
+        shape = self.node.value.shape
+        body = Scope(1, 1, inside=True)
+        inputs = [self.unique("frame") for _ in xs]
+        with self.writing(body):
+            y = self.op("Reshape", write(*inputs), self.ints(*shape))
+        infos = [
+            tensor_info(name, "float32", (1, 1, *a.shape))
+            for name, a in zip(inputs, self.node.args, strict=True)
+        ]
+        (stacked,) = self.scan(body, flat, infos, [(y, "float32", shape)])
+        return self.unmerge(stacked, *shape)
+
+    def scan(
+        self,
+        body: Scope,
+        xs: Sequence[str],
+        frames: Sequence[onnx.ValueInfoProto],
+        ys: Sequence[tuple[str, str, Dims]],
+    ) -> tuple[str, ...]:
+        """Repeat a scope over the first axis of `xs`; return what it makes, one after another.
+
+        Its states are carried from frame to frame, and come in and go out of the scope around it.
+        """
+        before = [tensor_info(f"{n}/before", "float32", d) for n, d in body.states.items()]
+        results, infos = [], []
+        after = [(body.next_states[name], "float32", dims) for name, dims in body.states.items()]
+        with self.writing(body):
+            for value, dtype, dims in (*after, *ys):
+                results.append(self.op("Identity", value))
+                infos.append(tensor_info(results[-1], dtype, dims))
+        name = self.unique("frames")
+        graph = helper.make_graph(body.nodes, name, [*before, *frames], infos)
+        start = [self._incoming(n, dims) for n, dims in body.states.items()]
+        made = self.ops("Scan", len(infos), *start, *xs, body=graph, num_scan_inputs=len(xs))
+        self.scope.next_states |= dict(zip(body.states, made, strict=False))
+        return made[len(start) :]
+
+    # States ----------------------------------------------------------------------------------
+
+    def _incoming(self, full: str, dims: Dims) -> str:
+        self.scope.states[full] = dims
+        return f"{full}/before" if self.scope.inside else f"{full}_in"
+
     def state(self, name: str, batch_axis: int = 0) -> str:
         """Return the op's state as it comes in; see :class:`streamrnn.ops.recorder.Recorder`."""
         full = self.node.full(name)
         shape = self.node.states()[full]
+        self.batch_axes[full] = batch_axis
         first = () if batch_axis == 0 else shape[:1] if len(shape) > 1 else (1,)
         rest = shape[1:] if batch_axis == 1 and len(shape) > 1 else shape
-        self.states[full] = (*first, BATCH, *rest)
-        return f"{full}_in"
+        return self._incoming(full, (*first, self.batch_dim, *rest))
 
     def next_state(self, name: str, value: str) -> None:
         """Say which value is the state as it goes out.
 
         As long as the op's input has not begun, the state stays as it came in.
         """
-        full = self.node.full(name)
+        full, made = self.node.full(name), self.node.value.clock
         waited = -self.first_frames()[0]
-        if waited:
-            calls, rest = divmod(waited, self.frames())
+        if waited and not begins_at_rest(self.node):
+            if self.known_frames(made) != 1:
+                raise OpenFramesError
+            calls, rest = divmod(waited, made.stride // self.node.read_clock.stride)
             if rest:
                 raise ExportError(
                     f"{self.node.name}: its input begins {self.node.read_clock.start} frames late, "
-                    f"in the middle of a call of {self._chunk_frames} frames: it has no step graph"
+                    f"in the middle of the {made.stride} frames of one output: it has no form in "
+                    f"ONNX"
                 )
-            value = self.op("Where", self._begun(calls), value, f"{full}_in")
-        self.next_states[full] = value
-
-    def _begun(self, calls: int) -> str:
-        """Return whether so many calls came before this one; they are counted in a state."""
-        self.states[CALLS] = (1,)
-        if CALLS not in self.next_states:
-            more = self.op("Add", f"{CALLS}_in", self.constant(np.ones(1, np.float32)))
-            top = self.constant(np.full(1, MAX_CALLS, np.float32))
-            self.next_states[CALLS] = self.op("Min", more, top)
-        limit = self.constant(np.full(1, calls, np.float32))
-        return self.op("GreaterOrEqual", f"{CALLS}_in", limit)
-
-    def name_outputs(self, outputs: dict[str, str]) -> None:
-        """Give values the names under which the graph returns them."""
-        made = {o for node in self.nodes for o in node.output}
-        new: dict[str, str] = {}
-        for name, value in outputs.items():
-            if value in made and value not in new:
-                new[value] = name
-            else:  # an input handed on, or a value that is returned twice
-                source = new.get(value, value)
-                self.nodes.append(
-                    helper.make_node("Identity", [source], [name], name=f"{name}:copy")
-                )
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                names[:] = [new.get(n, n) for n in names]
+            limit = self.constant(np.full(1, calls, np.float32))
+            begun = self.op("GreaterOrEqual", self.positions(made), limit)
+            value = self.op("Where", begun, value, self._incoming(full, self.scope.states[full]))
+        self.scope.next_states[full] = value
 
 
-def tensor_info(name: str, dtype: str, shape: Shape) -> onnx.ValueInfoProto:
+def begins_at_rest(node: Node) -> bool:
+    """Whether zeros in front of an op's input leave its state as it begins.
+
+    So it is where the state is nothing but the last frames, zero at first.
+    """
+    known = node.op.receptive_field(*(a.shape for a in node.args)) is not None
+    return known and not node.op.initial_state
+
+
+def tensor_info(name: str, dtype: str, dims: Dims) -> onnx.ValueInfoProto:
     """Return the description of an input or output."""
     kind = TensorProto.INT64 if dtype == "int64" else TensorProto.FLOAT
-    return helper.make_tensor_value_info(name, kind, shape)
+    return helper.make_tensor_value_info(name, kind, dims)

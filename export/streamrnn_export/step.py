@@ -1,12 +1,15 @@
-"""The step graph: one call takes one frame and every state, and returns the output and every state.
+"""A model as an ONNX graph in two forms, with the same states.
 
-A model whose output is slower than its input (``stride_frames`` = S > 1) takes S frames a call. All
-frames have shape (frames, streams, *frame); the states' names end in ``_in`` and ``_out``.
+The *step graph* takes one frame and every state, and returns the output and every state. A model
+whose output is slower than its input (``stride_frames`` = S > 1) takes S frames a call. The
+*sequence graph* takes any number of frames, a multiple of S, and every state as it is before them.
+
+All values have shape (frames, streams, *frame); the states' names end in ``_in`` and ``_out``.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +18,46 @@ from onnx import helper
 
 from streamrnn.errors import ExportError
 from streamrnn.files import written_whole
-from streamrnn.graph import Graph
 from streamrnn.layer import Layer
 from streamrnn.rewrite import fold_batch_norm
 from streamrnn.version import VERSION
 
-from .recorder import BATCH, OnnxRecorder, tensor_info
-from .verify import ExportReport, verify_step
+from .forms import record
+from .functions import DOMAIN, Functions, all_nodes
+from .metadata import put_metadata
+from .recorder import OnnxRecorder, Scope, tensor_info
+from .verify import ExportReport, checked_frames, verify_sequence, verify_step
 
 __all__ = [
     "DEFAULT_OPSET",
+    "FORMS",
     "MAX_OPSET",
     "MIN_OPSET",
     "check_graph",
+    "sequence_model",
     "step_model",
     "to_onnx",
     "write_model",
 ]
 
-DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 17, 17, 22
-# The first version of ONNX's file format that came with each operator set.
-IR_VERSION = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
+FORMS = ("step", "sequence")
+DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 17, 13, 24
+# The first version of ONNX's file format that came with each operator set; 8 brought functions.
+IR_VERSION = {
+    13: 7,
+    14: 7,
+    15: 8,
+    16: 8,
+    17: 8,
+    18: 8,
+    19: 9,
+    20: 9,
+    21: 10,
+    22: 10,
+    23: 11,
+    24: 12,
+}
+FUNCTIONS_IR = 8
 MAX_BYTES = (1 << 31) - (1 << 20)
 
 
@@ -43,12 +65,24 @@ def to_onnx(
     model: Layer,
     path: str | Path,
     *,
+    form: str = "step",
+    batch: int | None = 1,
     opset: int = DEFAULT_OPSET,
+    functions: bool = False,
+    metadata: Mapping[str, Any] | None = None,
     verify: bool = True,
     frames: Any = None,
     tolerance: float = 1e-4,
 ) -> ExportReport:
-    """Write a model as an ONNX step graph, and check that it computes the same.
+    """Write a model as an ONNX graph, and check that it computes the same.
+
+    Both forms have the same states, in the same layout: the first call takes the initial states,
+    which are in the metadata, each further one those that the call before returned, and a stream
+    may change from one form to the other between calls. How a sequence is cut changes nothing but
+    rounding. Output m of a call, counted over all calls, belongs to its input frames from
+    ``m * stride_frames`` on. A model that looks ahead is late: its first ``delay_frames //
+    stride_frames`` outputs mean nothing, and output m is that of frame ``m * stride_frames -
+    delay_frames``. No state takes anything from frames that mean nothing.
 
     Parameters
     ----------
@@ -56,13 +90,24 @@ def to_onnx(
         A model, cell or layer.
     path : str or Path
         Where to; nothing is left there if the export fails.
+    form : str
+        ``"step"``: a call takes ``stride_frames`` frames and returns one output. ``"sequence"``: it
+        takes T frames, a positive multiple of ``stride_frames``, on an open axis ``frames``.
+    batch : int or None
+        Streams side by side, each with a state of its own; None leaves an open axis ``batch``.
     opset : int
-        Version of ONNX's operator set, 17 to 22.
+        Version of ONNX's operator set, 13 to 24. The default runs on onnxruntime 1.12 and later.
+    functions : bool
+        Whether an op that takes several nodes becomes a function of the model, in the domain
+        ``streamrnn``, which tools show as one node. Native RNN, GRU and LSTM nodes stay.
+    metadata : dict, optional
+        Notes for whoever runs the file, over those of the model; see :mod:`streamrnn.metadata`.
     verify : bool
-        Whether to run the graph in onnxruntime beside the model's own stream, frame by frame, with
-        the states fed back.
+        Whether to run the graph in onnxruntime beside the model's own stream, with the states fed
+        back: call by call, or a sequence as a whole and in chunks; several streams where the graph
+        takes them.
     frames : float32 [shape=(T, *frame shape)] or tuple, optional
-        What to verify with; 64 random frames (seeded) unless given.
+        What to verify with; 64 random outputs' worth (seeded) unless given.
     tolerance : float
         Largest error that is accepted, absolute below 1 and relative above.
 
@@ -73,23 +118,30 @@ def to_onnx(
 
     Raises
     ------
+    ConfigError
+        If the metadata cannot be written as JSON, or a key that has a meaning has another content.
+    FrameError
+        If the frames to verify with do not fit the model, or are not finite.
     ExportError
-        If the opset is out of range, the model has no form in it or is over 2 GiB, the path cannot
-        be written, onnxruntime is not installed, or the graph does not compute the same.
+        If an argument is out of range, the model has no form in the opset or is over 2 GiB, the
+        path cannot be written, onnxruntime is not installed, or the graph does not compute the
+        same.
     """
-    proto = step_model(model, opset)
+    xs = checked_frames(model, frames)
+    proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
     report = ExportReport(Path(path), opset, proto)
     if verify:
-        verify_step(report, model, frames, tolerance)
+        (verify_step if form == "step" else verify_sequence)(report, model, xs, tolerance)
     write_model(report)
     return report
 
 
 def check_graph(proto: onnx.ModelProto, model: Layer) -> None:
-    """Raise ExportError unless onnx's checker, with full type inference, accepts the graph."""
+    """Raise ExportError unless onnx's checker and its strict type inference accept the graph."""
     try:
         onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"{model!r}: onnx.checker refuses the graph: {error}") from None
 
@@ -103,89 +155,114 @@ def write_model(report: ExportReport) -> None:
         raise ExportError(f"cannot write {report.path}: {error.strerror or error}") from None
 
 
-def step_model(model: Layer, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+def step_model(model: Layer, opset: int = DEFAULT_OPSET, batch: int | None = 1) -> onnx.ModelProto:
     """Return the step graph of a model, unchecked."""
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"opset must be from {MIN_OPSET} to {MAX_OPSET}, got {opset}")
+    return _built(model, "step", batch, opset)
+
+
+def sequence_model(
+    model: Layer, opset: int = DEFAULT_OPSET, batch: int | None = 1
+) -> onnx.ModelProto:
+    """Return the sequence graph of a model, unchecked."""
+    return _built(model, "sequence", batch, opset)
+
+
+def _built(
+    model: Layer,
+    form: str,
+    batch: int | None,
+    opset: int,
+    functions: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    _check_arguments(model, form, batch, opset)
     graph = fold_batch_norm(model.graph())  # as the program does: the same numbers
-    size = 4 * sum(a.size for node in graph.nodes for a in node.op.weights.values())
-    if size > MAX_BYTES:
-        raise ExportError(
-            f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB"
-        )
-    g, outputs = _recorded(graph, opset)
     stride = graph.clock.stride
+    step = form == "step"
+    g = OnnxRecorder(
+        opset,
+        Scope(stride if step else None, stride),
+        batch,
+        next(iter(graph.inputs.items())),
+    )
+    made = Functions(opset) if functions else None
+    outputs = record(g, graph, made)
+    _name_outputs(g.scope, outputs | {f"{n}_out": v for n, v in g.scope.next_states.items()})
+    taken: int | str = stride if step else "frames"
+    given: int | str = 1 if step else "frames" if stride == 1 else "output_frames"
+    states = g.scope.states.items()
     inputs = [
-        tensor_info(name, v.dtype, (stride, BATCH, *v.shape)) for name, v in graph.inputs.items()
+        tensor_info(n, v.dtype, (taken, g.batch_dim, *v.shape)) for n, v in graph.inputs.items()
     ]
-    inputs += [tensor_info(f"{n}_in", "float32", s) for n, s in g.states.items()]
+    inputs += [tensor_info(f"{n}_in", "float32", dims) for n, dims in states]
     results = [
-        tensor_info(name, "float32", (1, BATCH, *v.shape)) for name, v in graph.outputs.items()
+        tensor_info(n, v.dtype, (given, g.batch_dim, *v.shape)) for n, v in graph.outputs.items()
     ]
-    results += [tensor_info(f"{n}_out", "float32", s) for n, s in g.states.items()]
-    named = outputs | {f"{name}_out": value for name, value in g.next_states.items()}
-    g.name_outputs(named)
+    results += [tensor_info(f"{n}_out", "float32", dims) for n, dims in states]
+    read = set(_read(g.scope.nodes))
+    initializers = [tensor for name, tensor in g.initializers.items() if name in read]
+    called = made.protos if made else []
+    domains = {node.domain for node in all_nodes(g.scope.nodes)} - {"", DOMAIN}
+    foreign = dict.fromkeys(sorted(domains), 1)
     proto = helper.make_model(
-        helper.make_graph(g.nodes, "step", inputs, results, g.initializers),
-        opset_imports=[helper.make_opsetid("", opset)]
-        + [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in g.nodes} - {""})],
-        ir_version=IR_VERSION[opset],
+        helper.make_graph(g.scope.nodes, form, inputs, results, initializers),
+        opset_imports=[helper.make_opsetid(d, v) for d, v in {"": opset, **foreign}.items()],
+        ir_version=max(IR_VERSION[opset], FUNCTIONS_IR if called else 0),
         producer_name="streamrnn",
         producer_version=VERSION,
+        functions=called,
     )
-    helper.set_model_props(proto, _metadata(model, graph, g))
+    if called:
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    put_metadata(proto, g, graph, form, {**getattr(model, "metadata", {}), **(metadata or {})})
     return proto
 
 
-def _recorded(graph: Graph, opset: int) -> tuple[OnnxRecorder, dict[str, str]]:
-    """Let every op write its form; return the recorder and the value of each output."""
-    g = OnnxRecorder(opset, graph.clock.stride)
-    names = {id(v): name for name, v in graph.inputs.items()}
-    for node in graph.nodes:
-        g.begin(node)
-        try:
-            names[id(node.value)] = node.op.onnx(g, *(names[id(a)] for a in node.args))
-        except NotImplementedError:
-            raise ExportError(f"{node.name}: {node.op!r} has no form in ONNX") from None
-    _record_feedback(g, graph, names)
-    missing = g.states.keys() ^ g.next_states.keys()
-    if missing:
-        raise ExportError(f"states {', '.join(sorted(missing))} do not both come in and go out")
-    return g, {name: names[id(v)] for name, v in graph.outputs.items()}
+def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> None:
+    if form not in FORMS:
+        raise ExportError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise ExportError(
+            f"batch must be a positive number of streams, or None to leave it open, got {batch!r}"
+        )
+    newest = min(MAX_OPSET, onnx.defs.onnx_opset_version())
+    if opset not in range(MIN_OPSET, newest + 1):
+        raise ExportError(
+            f"opset must be from {MIN_OPSET} to {newest}, got {opset}"
+            + (f" (onnx {onnx.__version__} is too old for it)" if newest < MAX_OPSET else "")
+        )
+    size = 4 * sum(a.size for node in model.graph().nodes for a in node.op.weights.values())
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB: make the "
+            f"model smaller, or export its parts"
+        )
 
 
-def _record_feedback(g: OnnxRecorder, graph: Graph, names: dict[int, str]) -> None:
-    """Let the value of each ``Past`` go out as the state that comes in next."""
-    nodes = {id(node.value): node for node in graph.nodes}
-    for past, new in graph.feedback.items():
-        g.begin(nodes[id(past)])
-        if g.frames() != 1:
-            raise ExportError(
-                f"{g.node.name}: it changes {g.frames()} times a call, because the model's output "
-                f"is slower than that: it has no step graph"
-            )
-        g.next_state("", g.op("Squeeze", names[id(new)], g.ints(0)))
+def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> None:
+    """Give values the names under which the graph returns them."""
+    made = {o for node in scope.nodes for o in node.output}
+    new: dict[str, str] = {}
+    for name, value in outputs.items():
+        if value in made and value not in new:
+            new[value] = name
+        else:  # an input handed on, or a value that is returned twice
+            source = new.get(value, value)
+            scope.nodes.append(helper.make_node("Identity", [source], [name], name=f"{name}:copy"))
+    _rename(scope.nodes, new)
 
 
-def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
-    """Return what a runtime must know beside the graph: which state feeds which, and its start."""
-    initial = {
-        node.full(name): array.reshape(-1).tolist()
-        for node in graph.nodes
-        for name, array in node.op.initial_state.items()
-    }
-    states = [
-        {
-            "input": f"{name}_in",
-            "output": f"{name}_out",
-            "shape": shape,
-            "initial": initial.get(name, 0.0),
-        }
-        for name, shape in g.states.items()
-    ]
-    own = {
-        "stride_frames": graph.clock.stride,
-        "delay_frames": graph.clock.start,
-        "states": states,
-    }
-    return {**getattr(model, "metadata", {}), "streamrnn": json.dumps(own)}
+def _rename(nodes: Any, new: Mapping[str, str]) -> None:
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [new.get(n, n) for n in names]
+        for attribute in node.attribute:
+            _rename(attribute.g.node, new)
+
+
+def _read(nodes: Any) -> Iterator[str]:
+    """Yield every name that nodes read, those in bodies among them."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g.node)

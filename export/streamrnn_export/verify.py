@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,27 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from streamrnn.errors import ExportError
+from streamrnn.errors import ExportError, FrameError
 from streamrnn.layer import Layer
 
-from .recorder import BATCH
+from .metadata import read_metadata
 
-__all__ = ["SEED", "Differences", "ExportReport", "StepSession", "session_of", "verify_step"]
+__all__ = [
+    "SEED",
+    "Differences",
+    "ExportReport",
+    "StepSession",
+    "checked_frames",
+    "session_of",
+    "verify_sequence",
+    "verify_step",
+]
 
 RANDOM_CALLS = 64
+OPEN_BATCH = 3
+"""Streams that a graph with an open number of them is verified with."""
+CUTS = (1, 3, 7)
+"""Where a sequence is cut, in tenths."""
 SEED = 0
 
 Array = npt.NDArray[Any]
@@ -60,7 +73,9 @@ class ExportReport:
         lines = [f"{self.path}: opset {self.opset}, {len(graph.node)} nodes"]
         for title, values in (("in", graph.input), ("out", graph.output)):
             for value in values:
-                dims = ", ".join(str(d.dim_value) for d in value.type.tensor_type.shape.dim)
+                dims = ", ".join(
+                    (d.dim_param or str(d.dim_value)) for d in value.type.tensor_type.shape.dim
+                )
                 lines.append(f"  {title:<3} {value.name} ({dims})")
         if not self.frames:
             return "\n".join([*lines, "not verified"])
@@ -84,16 +99,48 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float, float]:
     return float(error.max(initial=0)), float(size.max(initial=0)), float(scaled.max(initial=0))
 
 
-def _random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
-    rng = np.random.default_rng(SEED)
+def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
+    """Return the frames to verify with, one array [shape=(T, *frame shape)] for each input.
+
+    Raises
+    ------
+    FrameError
+        If they do not fit the model, or hold a NaN or an infinity.
+    """
     program = model.program()
-    n = calls * program.clock.stride
-    return tuple(
-        rng.integers(0, limit, (n, *v.shape))
-        if limit
-        else rng.standard_normal((n, *v.shape)).astype(np.float32)
-        for v, limit in zip(program.inputs, program.index_limits, strict=True)
-    )
+    values, stride = program.graph.inputs, program.clock.stride
+    if frames is None:
+        rng = np.random.default_rng(SEED)
+        n = (program.clock.start // stride + RANDOM_CALLS) * stride
+        return tuple(
+            rng.integers(0, limit, (n, *v.shape))
+            if limit
+            else rng.standard_normal((n, *v.shape)).astype(np.float32)
+            for v, limit in zip(values.values(), program.index_limits, strict=True)
+        )
+    given = frames if isinstance(frames, tuple) else (frames,)
+    shapes = [np.shape(x) for x in given]
+    wanted = [v.shape for v in values.values()]
+    if [s[1:] for s in shapes] != wanted or len({s[:1] for s in shapes}) > 1:
+        expected = " and ".join(str(("T", *w)).replace("'", "") for w in wanted)
+        raise FrameError(
+            f"`frames` to verify with must have shape {expected} for {model!r}, "
+            f"got {' and '.join(map(str, shapes))}"
+        )
+    T = shapes[0][0]
+    if T == 0 or T % stride:
+        raise FrameError(
+            f"`frames` to verify with must be a positive multiple of {stride} (stride_frames), "
+            f"got {T}"
+        )
+    arrays = tuple(np.asarray(x) for x in given)
+    for name, x in zip(values, arrays, strict=True):
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise FrameError(
+                f"`frames` to verify with hold a NaN or an infinity in {name!r}: nothing can be "
+                f"compared with it; pass finite ones"
+            )
+    return arrays
 
 
 def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
@@ -128,20 +175,27 @@ def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
 
 
 class StepSession:
-    """A step graph in onnxruntime, its states fed back.
+    """A graph of ours in onnxruntime, its states fed back.
 
     Parameters
     ----------
     proto : onnx.ModelProto
         The graph, with our metadata.
+    streams : int
+        Streams side by side, where the graph leaves their number open.
     """
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, streams: int = 1) -> None:
         self._run = session_of(proto.SerializeToString(), "the graph")
         self._names = [o.name for o in proto.graph.output]
-        own = json.loads({p.key: p.value for p in proto.metadata_props}["streamrnn"])
-        self._pairs = {s["input"]: s["output"] for s in own["states"]}
-        self._states = _initial_states(own["states"])
+        self._own = read_metadata(proto)
+        self._streams = streams
+        self._pairs = {s["input"]: s["output"] for s in self._own["states"]}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: with the initial states."""
+        self._states = _initial_states(self._own["states"], self._streams)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one call; return all outputs, the states' among them."""
@@ -180,46 +234,91 @@ class Differences:
             )
 
 
-def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: float) -> None:
-    """Run the graph and the model's stream on the same frames; put the errors into the report.
+def verify_step(report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float) -> None:
+    """Run a step graph and the model's own streams on the same frames, call by call.
 
     Raises
     ------
     ExportError
         If onnxruntime is missing or cannot run the graph, or an error is above the tolerance.
     """
-    step = StepSession(report.proto)
-    given = frames if isinstance(frames, tuple) else (frames,)
-    xs = _random_frames(model, RANDOM_CALLS) if frames is None else given
-    stream = model.stream(on_nonfinite="propagate")
-    graph = stream.program.graph
-    stride, outputs = graph.clock.stride, list(graph.outputs)
-    differences = Differences([*outputs, *(f"{name}_out" for name in stream.state)])
-    calls = len(xs[0]) // stride
-    for call in range(calls):
-        part = tuple(x[call * stride : (call + 1) * stride] for x in xs)
-        wanted = stream.run(part if len(part) > 1 else part[0])
+    side_by_side = _Streams(report.proto, model, xs)
+    stride, total = side_by_side.stride, len(xs[0])
+    for start in range(0, total, stride):
+        side_by_side.compare(start, start + stride)
+    side_by_side.differences.into(report, total, tolerance, "from the stream")
+
+
+def verify_sequence(
+    report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float
+) -> None:
+    """Run a sequence graph as a whole, and again in unequal chunks, beside the model's own streams.
+
+    Raises
+    ------
+    ExportError
+        If onnxruntime is missing or cannot run the graph, or an error is above the tolerance.
+    """
+    side_by_side = _Streams(report.proto, model, xs)
+    stride, total = side_by_side.stride, len(xs[0])
+    side_by_side.compare(0, total)
+    side_by_side.reset()
+    ends = sorted({0, total, *(stride * (total // stride * n // 10) for n in CUTS)})
+    for start, end in itertools.pairwise(ends):
+        side_by_side.compare(start, end)
+    side_by_side.differences.into(report, total, tolerance, "from the stream")
+
+
+class _Streams:
+    """A graph in onnxruntime, and the model's own streams that it should equal.
+
+    Streams beside the first hear the same frames, each begun later.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, model: Layer, xs: Sequence[Array]) -> None:
+        batch = read_metadata(proto)["batch"] or OPEN_BATCH
+        self._session = StepSession(proto, batch)
+        self._streams = [model.stream(on_nonfinite="propagate") for _ in range(batch)]
+        self._xs = [tuple(np.roll(x, -b, axis=0) for x in xs) for b in range(batch)]
+        self._graph = model.graph()
+        self._axes = {s["name"]: s["batch_axis"] for s in read_metadata(proto)["states"]}
+        self.stride = self._graph.clock.stride
+        states = [f"{name}_out" for name in self._streams[0].state]
+        self.differences = Differences([*self._graph.outputs, *states])
+
+    def reset(self) -> None:
+        self._session.reset()
+        for stream in self._streams:
+            stream.reset()
+
+    def compare(self, start: int, end: int) -> None:
+        """Run frames from `start` to `end` in one call; compare outputs and states."""
+        parts = [tuple(x[start:end] for x in xs) for xs in self._xs]
+        runs = zip(self._streams, parts, strict=True)
+        wanted = [stream.run(part if len(part) > 1 else part[0]) for stream, part in runs]
         feeds = {
-            name: x.reshape(stride, BATCH, *v.shape)
-            for (name, v), x in zip(graph.inputs.items(), part, strict=True)
+            name: np.stack([part[i] for part in parts], axis=1).astype(value.dtype)
+            for i, (name, value) in enumerate(self._graph.inputs.items())
         }
-        results = step(feeds)
-        pairs = dict(zip(outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True))
-        if not len(pairs[outputs[0]]):  # what the first calls return means nothing yet
-            pairs = {}
-        pairs |= {f"{name}_out": value for name, value in stream.state.items()}
-        for name, value in pairs.items():
-            differences.add(name, results[name], value)
-    differences.into(report, calls * stride, tolerance, "from the stream")
+        made = self._session(feeds)
+        for b, stream in enumerate(self._streams):
+            outputs = wanted[b] if isinstance(wanted[b], tuple) else (wanted[b],)
+            for name, array in zip(self._graph.outputs, outputs, strict=True):
+                late = (end - start) // self.stride - len(array)  # what means nothing yet
+                self.differences.add(name, made[name][late:, b], array)
+            for name, array in stream.state.items():
+                got = np.take(made[f"{name}_out"], b, self._axes[name])
+                self.differences.add(f"{name}_out", got, array)
 
 
-def _initial_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    return {
-        s["input"]: np.broadcast_to(
-            np.reshape(np.array(s["initial"], np.float32), s["shape"])
-            if isinstance(s["initial"], list)
-            else np.float32(s["initial"]),
-            s["shape"],
-        ).astype(np.float32)
-        for s in states
-    }
+def _initial_states(states: Sequence[Mapping[str, Any]], streams: int) -> dict[str, Array]:
+    """Return what each state begins with, for every stream."""
+    made = {}
+    for state in states:
+        shape, axis = list(state["shape"]), state["batch_axis"]
+        if axis is not None:
+            streams, shape[axis] = shape[axis] or streams, 1
+        initial = np.float32(state["initial"])  # a number, or one stream's numbers in a row
+        begins = np.reshape(initial, shape) if initial.ndim else np.full(shape, initial)
+        made[state["input"]] = begins if axis is None else np.repeat(begins, streams, axis)
+    return made

@@ -498,6 +498,11 @@ class Hardswish(_Activation):
     def formula(self, x: Array) -> Any:
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        if g.opset >= 14:
+            return super().onnx(g, *xs)
+        return g.op("Mul", xs[0], g.op("HardSigmoid", xs[0], alpha=1 / 6, beta=0.5))
+
 
 class Exp(_Activation):
     """``exp(x)``."""

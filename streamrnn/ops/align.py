@@ -133,7 +133,7 @@ class Align(Op):
         window = xs[0]
         if self.memory_frames:
             window = g.op("Concat", g.state("past", batch_axis=1), xs[0], axis=0)
-            g.next_state(
-                "past", g.op("Slice", window, g.ints(g.frames()), g.ints(2**62), g.ints(0))
-            )
-        return g.op("Slice", window, g.ints(first), g.ints(first + g.frames()), g.ints(0))
+            kept = [g.ints(n) for n in (-self.memory_frames, 2**62, 0)]
+            g.next_state("past", g.op("Slice", window, *kept))
+        left = self.memory_frames - first  # frames at the end that are not handed on yet
+        return g.op("Slice", window, g.ints(first), g.ints(-left if left else 2**62), g.ints(0))

@@ -117,7 +117,7 @@ class Cell(Op):
         ]
         _, *after = self._node(g, kind, flat[0], flat[1:], attributes)
         both = g.op("Concat", *after, axis=2) if len(after) > 1 else after[0]
-        return g.op("Reshape", both, g.ints(g.frames(), -1, len(after) * self.hidden_size))
+        return g.unmerge(both, len(after) * self.hidden_size)
 
     def _sizes(self) -> list[int]:
         return [self.input_size, *(self.hidden_size for _ in self.states)]

@@ -81,4 +81,4 @@ class Constant(Op):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         value = g.constant(self.weights["value"][None, None], "value")
-        return g.op("Expand", value, g.ints(g.frames(), *(1,) * (self.weights["value"].ndim + 1)))
+        return g.spread(value)

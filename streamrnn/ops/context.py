@@ -91,9 +91,9 @@ class Context(Op):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         # All frames in a row behind the past, then windows of past + n samples, n apart.
-        n, frames = g.shape()[0], g.frames()
-        row = g.op("Reshape", g.op("Transpose", xs[0], perm=[1, 0, 2]), g.ints(-1, frames * n))
+        n = g.shape()[0]
+        row = g.op("Reshape", g.op("Transpose", xs[0], perm=[1, 0, 2]), g.ints(0, -1))
         row = g.op("Concat", g.state("past"), row, axis=1)
-        g.next_state("past", g.op("Slice", row, g.ints(frames * n), g.ints(2**62), g.ints(1)))
-        windows = np.arange(self.past + n) + n * np.arange(frames)[:, None]
-        return g.op("Transpose", g.op("Gather", row, g.constant(windows), axis=1), perm=[1, 0, 2])
+        g.next_state("past", g.op("Slice", row, g.ints(-self.past), g.ints(2**62), g.ints(1)))
+        windows = g.windows(n, np.arange(self.past + n))
+        return g.op("Transpose", g.op("Gather", row, windows, axis=1), perm=[1, 0, 2])

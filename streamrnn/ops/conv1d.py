@@ -292,10 +292,8 @@ class Conv1d(Op):
         window = xs[0]
         if self.memory_frames:
             window = g.op("Concat", g.state("past", batch_axis=1), xs[0], axis=0)
-            first = g.ints(g.frames())
-            last = g.ints(2**62)
-            axis = g.ints(0)
-            g.next_state("past", g.op("Slice", window, first, last, axis))
+            last = [g.ints(n) for n in (-self.memory_frames, 2**62, 0)]
+            g.next_state("past", g.op("Slice", window, *last))
         read, made = g.first_frames()
         begin = self.stride * made + self.lookahead - read
         if begin:

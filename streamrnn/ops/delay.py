@@ -95,6 +95,6 @@ class Delay(Op):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         window = g.op("Concat", g.state("past", batch_axis=1), xs[0], axis=0)
-        bounds = [g.ints(n) for n in (0, g.frames(), 2**62)]
-        g.next_state("past", g.op("Slice", window, bounds[1], bounds[2], bounds[0]))
-        return g.op("Slice", window, bounds[0], bounds[1], bounds[0])
+        start, last, end = (g.ints(n) for n in (0, -self.frames, 2**62))
+        g.next_state("past", g.op("Slice", window, last, end, start))
+        return g.op("Slice", window, start, last, start)

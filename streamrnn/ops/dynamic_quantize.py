@@ -11,7 +11,6 @@ These equations are the definition, down to their rounding to float32; the refer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["DynamicQuantize", "each_frame", "quantized"]
+__all__ = ["DynamicQuantize", "quantized"]
 
 
 @kernel
@@ -55,15 +54,6 @@ def quantized(x: Array) -> tuple[Array, np.float32, np.float32]:
     zero = np.float32(np.rint(np.clip(-low / scale, np.float32(0), np.float32(255))))
     q = np.clip(np.rint(x / scale) + zero, np.float32(0), np.float32(255))
     return q, scale, zero
-
-
-def each_frame(g: Recorder, xs: Sequence[str], write: Callable[..., str]) -> str:
-    """Write a form that holds for a single frame of a single stream once for every frame."""
-    made = []
-    for t in range(g.frames()):
-        frames = [g.op("Gather", x, g.ints(t), axis=0) for x in xs]
-        made.append(write(*frames))
-    return g.op("Concat", *made, axis=0) if len(made) > 1 else made[0]
 
 
 @dataclass(eq=False)
@@ -95,4 +85,4 @@ class DynamicQuantize(Op):
             flat = [g.op("Reshape", g.op("Cast", p, to=1), g.ints(-1)) for p in parts]
             return g.op("Reshape", g.op("Concat", *flat, axis=0), g.ints(1, 1, -1))
 
-        return each_frame(g, xs, write)
+        return g.each(write, *xs)

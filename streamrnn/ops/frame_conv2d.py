@@ -660,5 +660,4 @@ class FrameConv2d(Op):
             pads=list(self.pads),
             group=self.groups,
         )
-        shape = self.output_shape(g.shape())
-        return g.op("Reshape", y, g.ints(g.frames(), -1, *shape))
+        return g.unmerge(y, *self.output_shape(g.shape()))

@@ -23,7 +23,7 @@ from ..kernels.integer_product import integer_affine, quantize, value_range
 from ..kernels.simd import as_bytes, at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .cell import reorder
-from .dynamic_quantize import each_frame, quantized
+from .dynamic_quantize import quantized
 from .integer_linear import integer_weights
 from .lstm import LSTMCell
 from .op import Array, Arrays, Op
@@ -219,4 +219,4 @@ class Int8LSTM(Op):
             flat = [g.op("Reshape", made[i], g.ints(1, 1, -1)) for i in (0, 2)]
             return g.op("Concat", *flat, axis=2)
 
-        return each_frame(g, xs, write)
+        return g.each(write, *xs)

@@ -15,7 +15,6 @@ from ..graph import Shape, shown
 from ..kernels.integer_product import MAX_INPUTS, integer_affine, pack_bytes
 from ..kernels.simd import as_bytes, at, hsum, lanes, load, splat, store_bytes
 from ..kernels.tape import Frames, Number, Scratch, Size, Weights, copy, kernel
-from .dynamic_quantize import each_frame
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -168,4 +167,4 @@ class IntegerLinear(Op):
                 "Cast", g.op("MatMulInteger", g.op("Cast", q, to=kind), weight, point), to=1
             )
 
-        return each_frame(g, xs, write)
+        return g.each(write, *xs)

@@ -164,6 +164,8 @@ class LayerNorm(Op):
         if math.prod(self._shape) == 1:  # older versions of onnxruntime refuse a single number
             y = g.op("Sub", xs[0], xs[0])
             return g.op("Add", y, g.constant(w["bias"])) if self.elementwise_affine else y
+        if g.opset < 17:  # ONNX has no operator for it yet
+            return self._composed(g, xs[0], w)
         return g.op(
             "LayerNormalization",
             xs[0],
@@ -172,6 +174,14 @@ class LayerNorm(Op):
             axis=-len(self._shape),
             epsilon=self.eps,
         )
+
+    def _composed(self, g: Recorder, x: str, w: Arrays) -> str:
+        axes = [i - len(self._shape) for i in range(len(self._shape))]
+        centred = g.op("Sub", x, g.op("ReduceMean", x, axes=axes))
+        variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes=axes)
+        root = g.op("Sqrt", g.op("Add", variance, g.constant(np.float32(self.eps))))
+        y = g.op("Mul", g.op("Div", centred, root), g.constant(w["weight"], "weight"))
+        return g.op("Add", y, g.constant(w["bias"], "bias")) if self.elementwise_affine else y
 
 
 @kernel

@@ -170,7 +170,7 @@ class Reshape(_Rearrange):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         shape = as_shape(self.shape, "Reshape")
-        return g.op("Reshape", xs[0], g.ints(g.frames(), -1, *shape))
+        return g.op("Reshape", xs[0], g.ints(0, -1, *shape))
 
 
 @dataclass(eq=False)
@@ -185,7 +185,7 @@ class Flatten(_Rearrange):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         size = math.prod(g.shape())
-        return g.op("Reshape", xs[0], g.ints(g.frames(), -1, size))
+        return g.op("Reshape", xs[0], g.ints(0, -1, size))
 
 
 @dataclass(eq=False)
@@ -331,7 +331,7 @@ class Expand(_Rearrange):
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         shape = as_shape(self.shape, "Expand")
-        lined_up = [g.frames(), -1, *(1,) * (len(shape) - len(g.shape())), *g.shape()]
+        lined_up = [0, -1, *(1,) * (len(shape) - len(g.shape())), *g.shape()]
         x = g.op("Reshape", xs[0], g.ints(*lined_up))
         return g.op("Expand", x, g.ints(1, 1, *shape))
 

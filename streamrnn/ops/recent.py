@@ -142,12 +142,11 @@ class Recent(Op):
         window = xs[0]
         if self.memory_frames:
             window = g.op("Concat", g.state("past", batch_axis=1), xs[0], axis=0)
-            last = [g.ints(n) for n in (g.frames(), 2**62, 0)]
+            last = [g.ints(n) for n in (-self.memory_frames, 2**62, 0)]
             g.next_state("past", g.op("Slice", window, *last))
         read, made = g.first_frames()
         begin = self.stride * made + self.lookahead - read
-        taps = self.dilation * np.arange(self.taps)
-        which = begin + self.stride * np.arange(g.frames() // self.stride)[:, None] + taps
-        y = g.op("Gather", window, g.constant(which), axis=0)  # (T, taps, N, C, …)
+        which = g.windows(self.stride, begin + self.dilation * np.arange(self.taps))
+        y = g.op("Gather", window, which, axis=0)  # (T, taps, N, C, …)
         rest = range(4, 3 + len(g.shape()))
         return g.op("Transpose", y, perm=[0, 2, 3, 1, *rest])

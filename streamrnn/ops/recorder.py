@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -44,7 +45,31 @@ class Recorder(Protocol):
         ...
 
     def frames(self) -> int:
-        """Frames in the op's first input: T."""
+        """Frames in the op's first input: T.
+
+        A form that asks holds for this T alone: where T is open it is written for the frames of one
+        output, and repeated by a Scan.
+        """
+        ...
+
+    def each(self, write: Callable[..., str], *xs: str) -> str:
+        """Write a form that holds for one frame of one stream, for all of them.
+
+        ``write`` gets frames of shape (1, *frame) of the op's inputs `xs`, and returns one of shape
+        (1, 1, *output).
+        """
+        ...
+
+    def spread(self, x: str) -> str:
+        """Return a value of shape (1, 1, *frame) for each frame of the op's output and stream."""
+        ...
+
+    def unmerge(self, x: str, *frame: int) -> str:
+        """Return (T * N, *frame), frames and streams in one axis, as (T, N, *frame)."""
+        ...
+
+    def windows(self, step: int, offsets: npt.ArrayLike) -> str:
+        """Return positions ``step * t + offsets`` of each output frame t, int64 (T, offsets)."""
         ...
 
     def first_frames(self) -> tuple[int, int]:

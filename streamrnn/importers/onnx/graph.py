@@ -29,6 +29,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...errors import FileError, StreamrnnError
 from ...graph import MAX_FRAME, Input, Shape, Value, describe
 from ...layer import Model
+from ...metadata import checked_metadata, from_texts
 from ...ops.align import Align
 from ...ops.past import Past
 from . import operators  # noqa: F401 (fills the table of operators)
@@ -60,7 +61,7 @@ from .node import (
     reshaped,
 )
 from .sequence import check_once
-from .states import Pairs, own_metadata, own_states, state_pairs
+from .states import Pairs, begins_with, cut_to_one_call, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
 __all__ = ["Reader", "load_onnx", "read_onnx"]
@@ -128,6 +129,7 @@ def read_onnx(
     """Read an ONNX graph as :func:`load_onnx` does, unchecked; return how it was read as well."""
     proto = parsed(path)
     with _named_in_errors(path):
+        cut_to_one_call(proto)
         reader = Reader(proto, shapes or {}, constants or {}, path.parent)
         return reader.model(states), reader
 
@@ -238,11 +240,7 @@ class Reader:
         for name in [n for n in pairs if n not in self._read]:  # a state that nothing reads
             del pairs[name], self.shapes[name]
         self.pairs = pairs
-        begins = {
-            s["input"]: s["initial"]
-            for s in own_states(self.proto)
-            if isinstance(s["initial"], list)
-        }
+        begins = {s["input"]: s for s in own_states(self.proto) if isinstance(s["initial"], list)}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
         pasts: dict[str, Value] = {}
@@ -257,7 +255,7 @@ class Reader:
             if name in pairs:
                 past = Past(shape, name=_tidy(name))
                 if name in begins:
-                    past.initial_state = {"": np.array(begins[name], np.float32).reshape(shape)}
+                    past.initial_state = {"": begins_with(begins[name], shape)}
                 values[name] = pasts[name] = past()
             else:
                 axis = self.time_axes.get(name)
@@ -278,8 +276,14 @@ class Reader:
                     f"{pasts[past_name].shape}: {describe(new)}"
                 )
             feedback[pasts[past_name]] = new
+        model = Model(inputs, self._outputs(graph, values), feedback=feedback)
         notes = {p.key: p.value for p in self.proto.metadata_props if p.key != "streamrnn"}
-        return Model(inputs, self._outputs(graph, values), notes, feedback)
+        own = own_metadata(self.proto)
+        if "metadata" in own:
+            model.metadata = checked_metadata(own["metadata"], model.graph(), "the file")
+        else:
+            model.metadata = from_texts(notes, model.graph())
+        return model
 
     def _outputs(self, graph: GraphProto, values: Mapping[str, Tensor]) -> dict[str, Value]:
         """Return one frame of every output that is no state, all at one time."""

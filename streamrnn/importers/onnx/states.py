@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from ...errors import FileError
 from ...graph import Shape
 
-__all__ = ["Pairs", "own_metadata", "own_states", "state_pairs"]
+__all__ = ["Pairs", "begins_with", "cut_to_one_call", "own_metadata", "own_states", "state_pairs"]
 
 _PREFIXES = "cur|current|final|in|init|initial|input|last|new|next|old|out|output|past|present|prev"
 _MARKS = re.compile(
@@ -146,6 +148,29 @@ def own_metadata(proto: ModelProto) -> dict[str, Any]:
                 raise FileError(f"the metadata `streamrnn` is no object: {prop.value[:40]!r}")
             return found
     return {}
+
+
+def begins_with(state: Mapping[str, Any], shape: Shape) -> npt.NDArray[np.float32]:
+    """Return what a state of our own exports begins with, the same for every stream."""
+    axis = state.get("batch_axis")
+    one = [1 if i == axis else d for i, d in enumerate(shape)]
+    initial = np.reshape(np.array(state["initial"], np.float32), one)
+    return np.broadcast_to(initial, shape).copy()
+
+
+def cut_to_one_call(proto: ModelProto) -> None:
+    """Make a sequence graph of our own exports one for the frames of a single output.
+
+    It has the states of the step graph, so it is then nothing else.
+    """
+    own = own_metadata(proto)
+    if own.get("form") != "sequence":
+        return
+    lengths = {"frames": int(own["stride_frames"]), "output_frames": 1}
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in lengths:
+                dim.dim_value = lengths[dim.dim_param]
 
 
 def own_states(proto: ModelProto) -> list[dict[str, Any]]:

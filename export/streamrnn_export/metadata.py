@@ -1,0 +1,105 @@
+"""What is in the file beside the graph: docs/onnx-metadata.md describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from streamrnn.graph import Graph, Value
+from streamrnn.metadata import checked_metadata
+from streamrnn.program import fingerprint
+from streamrnn.version import VERSION
+
+from .recorder import BATCH, OnnxRecorder
+
+__all__ = ["KEY", "SCHEMA", "put_layout", "put_metadata", "read_metadata"]
+
+KEY = "streamrnn"
+SCHEMA = 1
+
+
+def put_metadata(
+    proto: onnx.ModelProto, g: OnnxRecorder, graph: Graph, form: str, notes: Mapping[str, Any]
+) -> None:
+    """Write what a runtime must know beside the graph, and the model's own notes.
+
+    Notes stand in the entry ``streamrnn`` as they are, and under their own keys as texts.
+
+    Raises
+    ------
+    ConfigError
+        If the notes are not metadata (see :mod:`streamrnn.metadata`).
+    """
+    checked = checked_metadata(notes, graph, "to_onnx")
+    own = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "fingerprint": fingerprint(graph, [node.op.weights for node in graph.nodes]),
+        "form": form,
+        "batch": g.batch,
+        "stride_frames": graph.clock.stride,
+        "delay_frames": graph.clock.start,
+        "receptive_field_frames": graph.receptive_field_frames(),
+        "inputs": [_frame(name, value) for name, value in graph.inputs.items()],
+        "outputs": [_frame(name, value) for name, value in graph.outputs.items()],
+        "states": _states(g, graph),
+        "metadata": checked,
+    }
+    texts = {k: v if isinstance(v, str) else _json(v) for k, v in checked.items()}
+    helper.set_model_props(proto, texts | {KEY: _json(own)})
+
+
+def put_layout(proto: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
+    """Say that inputs and outputs have another layout: the axis of time of each, and no streams."""
+    own = read_metadata(proto)
+    values = {v.name: v for v in (*proto.graph.input, *proto.graph.output)}
+    for said in (*own["inputs"], *own["outputs"]):
+        name = said["name"]
+        dims = [d.dim_value for d in values[name].type.tensor_type.shape.dim]
+        shape = [d for i, d in enumerate(dims) if i != axes[name]]
+        said |= {"shape": shape, "time_axis": axes[name], "batch_axis": None}
+    next(p for p in proto.metadata_props if p.key == KEY).value = _json(own)
+
+
+def read_metadata(proto: onnx.ModelProto) -> dict[str, Any]:
+    """Return the entry ``streamrnn`` of a file of ours."""
+    own: dict[str, Any] = json.loads({p.key: p.value for p in proto.metadata_props}[KEY])
+    return own
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _frame(name: str, value: Value) -> dict[str, Any]:
+    return {
+        "name": name,
+        "dtype": value.dtype,
+        "shape": value.shape,
+        "time_axis": 0,
+        "batch_axis": 1,
+    }
+
+
+def _states(g: OnnxRecorder, graph: Graph) -> list[dict[str, Any]]:
+    initial = {
+        node.full(name): array.reshape(-1).tolist()
+        for node in graph.nodes
+        for name, array in node.op.initial_state.items()
+    }
+    return [
+        {
+            "name": name,
+            "input": f"{name}_in",
+            "output": f"{name}_out",
+            "dtype": "float32",
+            "shape": [None if d == BATCH else d for d in dims],
+            "batch_axis": g.batch_axes.get(name),
+            "initial": initial.get(name, 0.0),
+        }
+        for name, dims in g.scope.states.items()
+    ]
