@@ -29,7 +29,7 @@ from .ops.concat import gather
 from .ops.past import retain
 from .rewrite import fold_batch_norm
 
-__all__ = ["Location", "Lowering", "Program", "StateSlot"]
+__all__ = ["Location", "Lowering", "Program", "StateSlot", "fingerprint"]
 
 Array = npt.NDArray[np.float32]
 
@@ -351,12 +351,7 @@ class Program:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the graph and its weights: a snapshot says which model it belongs to."""
-        digest = hashlib.sha256()
-        for text, weights in _contents(self.graph, self._weights):
-            digest.update(text.encode())
-            for name, array in sorted(weights.items()):
-                digest.update(name.encode() + array.tobytes())
-        return digest.hexdigest()[:32]
+        return fingerprint(self.graph, self._weights)
 
     def _lower(self, low: Lowering, graph: Graph) -> tuple[Location, Location]:
         """Lower every op; return where the input is read and where the output is found."""
@@ -412,6 +407,16 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
 
 
 Weights = Mapping[str, npt.NDArray[Any]]
+
+
+def fingerprint(graph: Graph, weights: Sequence[Weights] | None = None) -> str:
+    """Return a hash of a graph and its weights, by which snapshots know their model."""
+    digest = hashlib.sha256()
+    for text, arrays in _contents(graph, weights or [node.op.weights for node in graph.nodes]):
+        digest.update(text.encode())
+        for name, array in sorted(arrays.items()):
+            digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _contents(graph: Graph, weights: Sequence[Weights]) -> list[tuple[str, Weights]]:

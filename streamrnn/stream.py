@@ -271,7 +271,8 @@ class BaseStream(ABC):
         other._held[:] = self._held
         return other
 
-    __copy__ = fork
+    def __copy__(self: S) -> S:
+        return self.fork()
 
     def __deepcopy__(self: S, memo: dict[int, Any]) -> S:
         return self.fork()
@@ -309,6 +310,11 @@ class BaseStream(ABC):
     def _take(self, frames: int, tensors: dict[str, Any]) -> None:
         """Go on from a snapshot; raise StateError, with nothing done, if an array does not fit."""
         slots = self.program.slots
+        if "waiting" in tensors:
+            raise StateError(
+                f"snapshot of an OnnxStream after {frames} frames, in the middle of a call: "
+                f"take it after a multiple of its stride_frames"
+            )
         if tensors.keys() != slots.keys() | {"held"}:
             raise StateError(f"damaged snapshot: it holds {', '.join(tensors)}")
         held = checked_state("held", tensors.pop("held"), self._held.shape)

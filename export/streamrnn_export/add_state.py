@@ -7,6 +7,7 @@ long as the frames of one call.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,10 @@ def _keep_layout(proto: onnx.ModelProto, model: Model, reader: Reader) -> None:
     inner = list(graph.node)
     del graph.node[:]
     graph.node.extend([*before, *inner, *after])
+    notes = {p.key: p.value for p in proto.metadata_props}
+    axes = {n: reader.time_axes.get(n) for n in model.graph().inputs} | reader.output_axes
+    own = {**json.loads(notes["streamrnn"]), "time_axes": axes}
+    helper.set_model_props(proto, {**notes, "streamrnn": json.dumps(own)})
 
 
 def _with_frames(shape: Shape, axis: int | None, frames: int) -> Shape:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamrnn.errors import ExportError
 from streamrnn.graph import Node, Shape
 
-__all__ = ["BATCH", "CALLS", "OnnxRecorder"]
+__all__ = ["BATCH", "CALLS", "MAX_CALLS", "OnnxRecorder"]
 
 BATCH = 1
 """Streams in one graph."""

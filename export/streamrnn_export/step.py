@@ -17,6 +17,7 @@ from streamrnn.errors import ExportError
 from streamrnn.files import written_whole
 from streamrnn.graph import Graph
 from streamrnn.layer import Layer
+from streamrnn.program import fingerprint
 from streamrnn.version import VERSION
 
 from .recorder import BATCH, OnnxRecorder, tensor_info
@@ -172,11 +173,13 @@ def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
         for node in graph.nodes
         for name, array in node.op.initial_state.items()
     }
+    shapes = graph.states()  # the counter of calls is no state of a stream
     states = [
         {
             "input": f"{name}_in",
             "output": f"{name}_out",
             "shape": shape,
+            "stream_shape": shapes.get(name),
             "initial": initial.get(name, 0.0),
         }
         for name, shape in g.states.items()
@@ -184,6 +187,7 @@ def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
     own = {
         "stride_frames": graph.clock.stride,
         "delay_frames": graph.clock.start,
+        "fingerprint": fingerprint(graph),
         "states": states,
     }
     return {**getattr(model, "metadata", {}), "streamrnn": json.dumps(own)}
