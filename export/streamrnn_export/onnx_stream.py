@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamrnn.errors import ConfigError, FrameError, StateError
+from streamrnn.graph import Clock, Shape
 from streamrnn.kernels.tape import NONFINITE
 from streamrnn.program import aligned
 from streamrnn.state import checked_state
-from streamrnn.stream import BaseStream
+from streamrnn.stream import BaseStream, Result
 
 from .recorder import CALLS, MAX_CALLS
 from .step_graph import StepGraph
@@ -90,6 +91,12 @@ class OnnxStream(BaseStream):
         self._other_binding = self._bound(self._other, self._state)
         self._places = [self._places_of(i) for i in range(graph.stride)]
         self._run_graph = graph.session.run_with_iobinding
+        # The fast path of `step`: one vector in, one vector out, with every frame.
+        self._flat = self._flat and graph.clock == Clock() and on_nonfinite != "hold"
+        self._lenient = on_nonfinite == "propagate"
+        self._in_shape, self._out_shape = (graph.input_size,), (graph.output_size,)
+        self._finite = np.zeros(graph.input_size, bool)
+        self._frame, self._result = self._chunk[0].reshape(-1), self._results[0].reshape(-1)
         self.reset()
 
     def _bound(self, before: Array, after: Array) -> Any:
@@ -129,6 +136,20 @@ class OnnxStream(BaseStream):
     def delay_frames(self) -> int:
         """Input frames before the one with which the first output comes."""
         return self.program.clock.start
+
+    def step(self, x: Any, out: Any = None) -> Result | None:
+        y = np.empty(self._out_size, F32) if out is None else out
+        plain = self._flat and _is_vector(x, self._in_shape) and _is_vector(y, self._out_shape)
+        if not plain or not (self._lenient or np.isfinite(x, out=self._finite).all()):
+            return self._checked(x, out, single=True)
+        self._frame[...] = x
+        try:
+            self._call()
+        except Exception:  # below is said why
+            return self._checked(x, out, single=True)
+        self._clock[0] += 1
+        y[...] = self._result
+        return y
 
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
         rows = x.reshape(n, self.program.input_size)
@@ -225,3 +246,9 @@ class OnnxStream(BaseStream):
         for state in self.program.states:
             if not state.shown and state.slot.name == CALLS:
                 self._state[state.slot.offset] = min(frames // stride, MAX_CALLS)
+
+
+def _is_vector(x: Any, shape: Shape) -> bool:
+    """Whether an array can be read or written as it is."""
+    good = type(x) is np.ndarray and x.dtype == F32 and x.shape == shape
+    return good and x.flags.c_contiguous and x.flags.writeable and x.flags.aligned
