@@ -237,6 +237,12 @@ class BaseStream(ABC):
         return int(self._clock[0])
 
     @property
+    def input_shape(self) -> Shape | tuple[Shape, ...]:
+        """Shape of one frame, or a tuple of them for a model with several inputs."""
+        shapes = tuple(v.shape for v in self.program.inputs)
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    @property
     def output_shape(self) -> Shape | tuple[Shape, ...]:
         """Shape of one output, for ``out = np.empty(stream.output_shape, np.float32)``."""
         shapes = tuple(v.shape for v in self.program.outputs)
