@@ -251,4 +251,4 @@ class OnnxStream(BaseStream):
 def _is_vector(x: Any, shape: Shape) -> bool:
     """Whether an array can be read or written as it is."""
     good = type(x) is np.ndarray and x.dtype == F32 and x.shape == shape
-    return good and x.flags.c_contiguous and x.flags.writeable and x.flags.aligned
+    return good and x.flags.carray  # contiguous, aligned, writeable
