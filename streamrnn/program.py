@@ -409,13 +409,13 @@ def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> A
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
-def fingerprint(graph: Graph, weights: Sequence[Weights] | None = None) -> str:
-    """Return a hash of a graph and its weights, by which snapshots know their model."""
+def fingerprint(graph: Graph, weights: Sequence[Weights]) -> str:
+    """Return a hash of a graph and the weights of its ops, the same on every machine."""
     digest = hashlib.sha256()
-    for text, arrays in _contents(graph, weights or [node.op.weights for node in graph.nodes]):
+    for text, arrays in _contents(graph, weights):
         digest.update(text.encode())
         for name, array in sorted(arrays.items()):
-            digest.update(name.encode() + array.tobytes())
+            digest.update(name.encode() + array.astype("<f4").tobytes())
     return digest.hexdigest()[:32]
 
 

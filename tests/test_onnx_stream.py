@@ -1,6 +1,7 @@
 """A step graph in onnxruntime keeps the promises of a stream, and changes places with ours."""
 
 import gc
+import json
 import sys
 from types import SimpleNamespace
 
@@ -362,14 +363,20 @@ def test_states_are_paired_as_the_user_says(tmp_path):
         OnnxStream(path, states={"z": "r"})
 
 
-def test_another_form_of_ours_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ('"form": "sequence"', "it is a sequence graph; OnnxStream runs step graphs"),
+        ('"batch": 4', "it takes 4 streams a call; OnnxStream runs one: export it with batch=1"),
+    ],
+)
+def test_other_forms_of_ours_are_refused(note, message, tmp_path):
     to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", verify=False)
     proto = onnx.load(tmp_path / "m.onnx")
-    proto.metadata_props[0].value = proto.metadata_props[0].value.replace(
-        "{", '{"form": "sequence", ', 1
-    )
+    (entry,) = proto.metadata_props
+    entry.value = json.dumps(json.loads(entry.value) | json.loads(f"{{{note}}}"))
     onnx.save(proto, tmp_path / "m.onnx")
-    with pytest.raises(sr.FileError, match="it is a sequence graph; OnnxStream runs step graphs"):
+    with pytest.raises(sr.FileError, match=message):
         OnnxStream(tmp_path / "m.onnx")
 
 

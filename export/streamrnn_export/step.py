@@ -187,7 +187,7 @@ def _metadata(model: Layer, graph: Graph, g: OnnxRecorder) -> dict[str, str]:
     own = {
         "stride_frames": graph.clock.stride,
         "delay_frames": graph.clock.start,
-        "fingerprint": fingerprint(graph),
+        "fingerprint": fingerprint(graph, [node.op.weights for node in graph.nodes]),
         "states": states,
     }
     return {**getattr(model, "metadata", {}), "streamrnn": json.dumps(own)}

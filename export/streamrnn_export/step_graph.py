@@ -154,7 +154,8 @@ class StepGraph:
             model, _ = read_onnx(self.path, *self._options)
         except FileError:
             return self._digest
-        return fingerprint(model.graph())
+        graph = model.graph()
+        return fingerprint(graph, [node.op.weights for node in graph.nodes])
 
     def _port(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Port:
         axes = self._own.get("time_axes") if self._own else {}
@@ -214,6 +215,10 @@ def _check_form(reader: Reader, own: Mapping[str, Any]) -> None:
     form = own.get("form", "step")
     if form != "step":
         raise FileError(f"it is a {form} graph; OnnxStream runs step graphs: export it as one")
+    if own.get("batch", 1) not in (1, None):
+        raise FileError(
+            f"it takes {own['batch']} streams a call; OnnxStream runs one: export it with batch=1"
+        )
     for name in () if own else reader.time_axes:
         given = tuple(reader.shapes[name])
         raise FileError(
