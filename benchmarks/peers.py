@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +23,13 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import streamrnn
+from streamrnn.export import OnnxStream, to_onnx
 
 __all__ = [
     "BINDING",
     "BLOCK",
     "BLOCK_FRAMES",
+    "ONNX_STREAM",
     "RUN",
     "STEP",
     "TORCH",
@@ -43,6 +46,7 @@ Array = npt.NDArray[np.float32]
 STEP = "streamrnn step"
 BLOCK = "streamrnn in a block"
 BINDING = "onnxruntime io-binding"
+ONNX_STREAM = "OnnxStream step"
 RUN = "onnxruntime run"
 TORCH = "torch"
 
@@ -141,6 +145,10 @@ def recurrent(case: Case, x: Array) -> list[Contender]:
     graph = recurrent_graph(case, layer.state_dict())
     frame = x.reshape(1, 1, -1)
     found = [*ours(layer, x), onnxruntime_binding(graph, frame), onnxruntime_run(graph, frame)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.onnx"
+        to_onnx(layer, path, verify=False)
+        found.insert(-1, onnx_stream(path, x))
     if torch_or_none() is not None:
         found.append(torch_step(case, layer.state_dict(), x))
     return found
@@ -309,6 +317,20 @@ def onnxruntime_binding(graph: StepGraph, x: Array) -> Contender:
         run(bindings[turn])
 
     return Contender(BINDING, step, lambda: results[turn])
+
+
+def onnx_stream(path: Path, x: Array, y: str = "y", **options: Any) -> Contender:
+    """Return our ``OnnxStream`` on a step graph, its step into a buffer."""
+    stream = OnnxStream(path, **options)
+    frame = x.reshape(stream.program.inputs[0].shape)
+    outs = tuple(np.zeros(v.shape, np.float32) for v in stream.program.outputs)
+    at = [port.name for port in stream.program.results].index(y)
+    out = outs if len(outs) > 1 else outs[0]
+
+    def step() -> None:
+        stream.step(frame, out=out)
+
+    return Contender(ONNX_STREAM, step, lambda: outs[at].reshape(-1))
 
 
 # torch -------------------------------------------------------------------------------------------

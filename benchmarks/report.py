@@ -13,11 +13,11 @@ from typing import Any
 
 from .measure import STAGES, Effort, Timing
 from .models import REASONS, UNLIKE, Loading
-from .peers import BINDING, BLOCK, RUN, STEP, TORCH, Case, torch_or_none
+from .peers import BINDING, BLOCK, ONNX_STREAM, RUN, STEP, TORCH, Case, torch_or_none
 
 __all__ = ["Expectation", "Report", "Row", "machine", "plot"]
 
-CONTENDERS = [STEP, BLOCK, BINDING, RUN, TORCH]
+CONTENDERS = [STEP, BLOCK, BINDING, ONNX_STREAM, RUN, TORCH]
 SILERO = "Silero VAD, 32 ms frame"
 
 AT_LEAST = {16: 5.0, 32: 5.0, 128: 2.0, 256: 1.4}
@@ -125,7 +125,7 @@ class Report:
                 if name not in (STEP, BLOCK):
                     cells.append(f"{row.ratio(name):.1f}x" if timing else "")
             body.append(cells)
-        width = 1 + len(CONTENDERS) + 3
+        width = 2 * len(CONTENDERS) - 1
         body += [[label, "skipped", *[""] * (width - 2)] for label in self.skipped]
         heads = ["µs per frame: median / p99"]
         for name in CONTENDERS:
@@ -134,11 +134,13 @@ class Report:
 
     def models_table(self) -> str:
         """Return the steps of real models as a table, and why a ratio is small."""
-        heads = ["µs per step: median / p99", STEP, BINDING, "ratio", RUN, "ratio"]
+        peers = (BINDING, ONNX_STREAM, RUN)
+        heads = ["µs per step: median / p99", STEP]
+        heads += [head for name in peers for head in (name, "ratio")]
         body = []
         for row in self.models:
             cells = [row.label, _pair(row.timings[STEP])]
-            for name in (BINDING, RUN):
+            for name in peers:
                 cells += [_pair(row.timings[name]), f"{row.ratio(name):.1f}x"]
             body.append(cells)
         lines = [table([heads, *body]), ""]

@@ -316,6 +316,7 @@ class Program:
             low._state_size += whole(math.prod(shape), LINE) + LINE
             _check(f"state ({name} {shape})", slot.stop)
         self.slots = dict(low._slots)
+        self.input_names = tuple(graph.inputs)
         self.inputs = tuple(graph.inputs.values())
         self.outputs = tuple(graph.outputs.values())
         self.input_size = sum(v.size for v in self.inputs)

@@ -66,17 +66,20 @@ def test_metadata_says_which_state_feeds_which_and_keeps_the_models_notes(tmp_pa
     x = sr.Input(3)
     cell = sr.GRUCell(3, 2, name="memory")
     cell.initial_state = {"h": np.array([0.5, -0.5])}
-    to_onnx(sr.Model(x, cell(x), {"sample_rate_hz": "16000"}), tmp_path / "m.onnx")
+    model = sr.Model(x, cell(x), {"sample_rate_hz": "16000"})
+    to_onnx(model, tmp_path / "m.onnx")
     meta = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert meta["sample_rate_hz"] == "16000"
     assert json.loads(meta["streamrnn"]) == {
         "stride_frames": 1,
         "delay_frames": 0,
+        "fingerprint": model.program().fingerprint,
         "states": [
             {
                 "input": "memory.h_in",
                 "output": "memory.h_out",
                 "shape": [1, 1, 2],
+                "stream_shape": [2],
                 "initial": [0.5, -0.5],
             }
         ],

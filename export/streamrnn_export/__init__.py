@@ -1,7 +1,8 @@
 """Export of models to ONNX; users write ``from streamrnn.export import to_onnx``."""
 
 from .add_state import add_state
+from .onnx_stream import OnnxStream
 from .step import to_onnx
 from .verify import ExportReport
 
-__all__ = ["ExportReport", "add_state", "to_onnx"]
+__all__ = ["ExportReport", "OnnxStream", "add_state", "to_onnx"]

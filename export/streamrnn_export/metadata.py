@@ -91,6 +91,7 @@ def _states(g: OnnxRecorder, graph: Graph) -> list[dict[str, Any]]:
         for node in graph.nodes
         for name, array in node.op.initial_state.items()
     }
+    shapes = graph.states()  # the counter of calls is no state of a stream
     return [
         {
             "name": name,
@@ -99,6 +100,7 @@ def _states(g: OnnxRecorder, graph: Graph) -> list[dict[str, Any]]:
             "dtype": "float32",
             "shape": [None if d == BATCH else d for d in dims],
             "batch_axis": g.batch_axes.get(name),
+            "stream_shape": shapes.get(name),
             "initial": initial.get(name, 0.0),
         }
         for name, dims in g.scope.states.items()

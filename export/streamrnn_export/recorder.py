@@ -20,7 +20,16 @@ from onnx import TensorProto, helper, numpy_helper
 from streamrnn.errors import ExportError
 from streamrnn.graph import Clock, Node, Shape, Value
 
-__all__ = ["BATCH", "CALLS", "Dims", "OpenFramesError", "OnnxRecorder", "Scope", "tensor_info"]
+__all__ = [
+    "BATCH",
+    "CALLS",
+    "MAX_CALLS",
+    "Dims",
+    "OnnxRecorder",
+    "OpenFramesError",
+    "Scope",
+    "tensor_info",
+]
 
 Dims = tuple[int | str, ...]
 """A shape with a name where the size is open."""

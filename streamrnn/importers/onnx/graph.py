@@ -64,7 +64,7 @@ from .sequence import check_once
 from .states import Pairs, begins_with, cut_to_one_call, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
-__all__ = ["Reader", "load_onnx", "read_onnx"]
+__all__ = ["Reader", "load_onnx", "opened", "read_onnx", "state_name"]
 
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
@@ -127,11 +127,21 @@ def read_onnx(
     states: Mapping[str, str] | None = None,
 ) -> tuple[Model, Reader]:
     """Read an ONNX graph as :func:`load_onnx` does, unchecked; return how it was read as well."""
+    with opened(path, shapes, constants) as reader:
+        return reader.model(states), reader
+
+
+@contextlib.contextmanager
+def opened(
+    path: Path,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> Iterator[Reader]:
+    """Give a file's reader, nothing run yet; what is raised meanwhile becomes a FileError."""
     proto = parsed(path)
     with _named_in_errors(path):
         cut_to_one_call(proto)
-        reader = Reader(proto, shapes or {}, constants or {}, path.parent)
-        return reader.model(states), reader
+        yield Reader(proto, shapes or {}, constants or {}, path.parent)
 
 
 @contextlib.contextmanager
@@ -219,11 +229,12 @@ class Reader:
         """What the values hold, where it is not numbers: ``int`` or ``bool``."""
         self._names: set[str] = set()
         self._numbers: dict[str, Iterator[int]] = {}
-        self._read = set(_names_read(proto.graph))
+        self.read = set(_names_read(proto.graph))
+        """Names that something in the graph reads."""
         self._functions: dict[tuple[str, str], FunctionProto] = {}
         for function in proto.functions:
             check_stored(GraphProto(node=function.node), folder)
-            self._read.update(function.output, _names_read(GraphProto(node=function.node)))
+            self.read.update(function.output, _names_read(GraphProto(node=function.node)))
             self._functions[_domain(function.domain), function.name] = function
 
     @property
@@ -234,12 +245,9 @@ class Reader:
     def model(self, states: Mapping[str, str] | None) -> Model:
         """Return the graph as a model."""
         graph = self.proto.graph
-        found = states is None
-        pairs = state_pairs(self.proto, self.shapes) if found else Pairs(states or {}, "you")
-        self._check_pairs(pairs)
-        for name in [n for n in pairs if n not in self._read]:  # a state that nothing reads
+        self.pairs = pairs = self.find_pairs(states)
+        for name in [n for n in pairs if n not in self.read]:  # a state that nothing reads
             del pairs[name], self.shapes[name]
-        self.pairs = pairs
         begins = {s["input"]: s for s in own_states(self.proto) if isinstance(s["initial"], list)}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
@@ -253,7 +261,7 @@ class Reader:
                     f"changes, say what it is with constants={{{name!r}: …}}"
                 )
             if name in pairs:
-                past = Past(shape, name=_tidy(name))
+                past = Past(shape, name=state_name(name))
                 if name in begins:
                     past.initial_state = {"": begins_with(begins[name], shape)}
                 values[name] = pasts[name] = past()
@@ -284,6 +292,12 @@ class Reader:
         else:
             model.metadata = from_texts(notes, model.graph())
         return model
+
+    def find_pairs(self, states: Mapping[str, str] | None) -> Pairs:
+        """Return which output feeds which input: as the user says, or as can be found."""
+        pairs = state_pairs(self.proto, self.shapes) if states is None else Pairs(states, "you")
+        self._check_pairs(pairs)
+        return pairs
 
     def _outputs(self, graph: GraphProto, values: Mapping[str, Tensor]) -> dict[str, Value]:
         """Return one frame of every output that is no state, all at one time."""
@@ -453,7 +467,7 @@ class Reader:
         opset = self.opsets.get(_domain(node.domain), self.opset)
         a = Known(attributes, opset, self._name_of(node), self.feedback, run, self._reserve, kinds)
         a.reads = lambda graph: [values[name] for name in {*_names_read(graph)} & values.keys()]
-        a.wanted = tuple(name in self._read for name in node.output)
+        a.wanted = tuple(name in self.read for name in node.output)
         over_time = any(isinstance(x, Timed) for x in args) and kind not in CONTROL
         if any(isinstance(x, Iteration) for x in args) and kind not in CHOOSE:
             raise counted()
@@ -527,6 +541,6 @@ def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     return values[name]
 
 
-def _tidy(name: str) -> str:
+def state_name(name: str) -> str:
     """Return the state's name without its ``_in``: ``lstm_0.h`` of ``lstm_0.h_in``."""
     return name.removesuffix("_in") or name

@@ -155,7 +155,8 @@ def begins_with(state: Mapping[str, Any], shape: Shape) -> npt.NDArray[np.float3
     axis = state.get("batch_axis")
     one = [1 if i == axis else d for i, d in enumerate(shape)]
     initial = np.reshape(np.array(state["initial"], np.float32), one)
-    return np.broadcast_to(initial, shape).copy()
+    begin: npt.NDArray[np.float32] = np.broadcast_to(initial, shape).copy()
+    return begin
 
 
 def cut_to_one_call(proto: ModelProto) -> None:

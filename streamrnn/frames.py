@@ -1,0 +1,82 @@
+"""Are these the frames of a model, and is there room for its outputs? All checks of a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FrameError
+from .graph import Shape, Value, describe
+
+__all__ = ["checked_input", "checked_out"]
+
+Array = npt.NDArray[np.float32]
+
+F32 = np.dtype(np.float32)
+
+
+def checked_input(
+    name: str, array: Any, value: Value, limit: int | None, single: bool
+) -> npt.NDArray[Any]:
+    """Return the frames for one input, float32 and contiguous; raise FrameError if they are not."""
+    verb = "step" if single else "run"
+    shape = value.shape if single else ("T", *value.shape)
+    shown = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    indices = limit is not None
+    if isinstance(array, np.generic) or (indices and isinstance(array, (int, list))):
+        array = np.asarray(array)
+    kind = "integers" if indices else "float32"
+    if not isinstance(array, np.ndarray):
+        raise FrameError(
+            f"`{name}` must be a numpy array of {kind}, shape {shown}, got {describe(array)}"
+        )
+    if (array.dtype.kind not in "iu") if indices else (array.dtype != F32):
+        hint = "" if indices else ": convert with x.astype(np.float32)"
+        raise FrameError(f"`{name}` must be {kind}, got {array.dtype}{hint}")
+    if (array.shape if single else array.shape[1:]) != value.shape or array.ndim != len(shape):
+        hint = ""
+        if single and array.ndim == len(shape) + 1 and array.shape[1:] == value.shape:
+            hint = ": a block of frames goes to `run`"
+        if not single and array.shape == value.shape:
+            hint = ": a single frame goes to `step`"
+        raise FrameError(f"`{name}` must have shape {shown} for `{verb}`, got {array.shape}{hint}")
+    if indices:
+        if array.size and (array.min() < 0 or array.max() >= limit):
+            raise FrameError(
+                f"`{name}` must hold indices from 0 to {limit - 1 if limit else 0}, "
+                f"got {array.min()} to {array.max()}"
+            )
+        return array
+    if not array.flags.c_contiguous:
+        raise FrameError(
+            f"`{name}` must be C-contiguous, got strides {array.strides} for shape {array.shape}: "
+            f"copy with np.ascontiguousarray(x)"
+        )
+    # A foreign byte order or odd address is put right here; such arrays are rare and still correct.
+    return np.require(np.asarray(array, F32), requirements=["A"])
+
+
+def checked_out(
+    out: Any, shapes: list[Shape], frames: list[npt.NDArray[Any]]
+) -> list[Array | None]:
+    """Validate `out`; return one array or None for each output."""
+    if out is None:
+        return [None] * len(shapes)
+    outs = (out,) if len(shapes) == 1 else out
+    if not isinstance(outs, tuple) or len(outs) != len(shapes):
+        raise FrameError(f"`out` must be a tuple of {len(shapes)} arrays, got {describe(out)}")
+    for array, shape in zip(outs, shapes, strict=True):
+        if not isinstance(array, np.ndarray) or array.dtype != F32 or array.shape != shape:
+            raise FrameError(f"`out` must be float32 of shape {shape}, got {describe(array)}")
+        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            raise FrameError(
+                "`out` must be C-contiguous, aligned and writeable; np.empty(shape, np.float32) is"
+            )
+        if any(np.may_share_memory(array, f) for f in frames):
+            raise FrameError("`out` overlaps the input; give it memory of its own")
+    for i, array in enumerate(outs):
+        if any(np.may_share_memory(array, other) for other in outs[:i]):
+            raise FrameError("two arrays of `out` overlap; give each memory of its own")
+    return list(outs)
