@@ -7,7 +7,6 @@ long as the frames of one call.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
