@@ -11,6 +11,12 @@ except ImportError as _error:
         "exporting needs onnx and onnxruntime: pip install streamrnn[onnx]"
     ) from _error
 
-from streamrnn_export import ExportReport, add_state, to_onnx
+from streamrnn_export import (
+    ExportReport,
+    Quantization,
+    QuantizationReport,
+    add_state,
+    to_onnx,
+)
 
-__all__ = ["ExportReport", "add_state", "to_onnx"]
+__all__ = ["ExportReport", "Quantization", "QuantizationReport", "add_state", "to_onnx"]

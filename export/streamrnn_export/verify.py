@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,18 @@ from streamrnn.layer import Layer
 
 from .recorder import BATCH
 
-__all__ = ["SEED", "Differences", "ExportReport", "StepSession", "session_of", "verify_step"]
+if TYPE_CHECKING:
+    from .drift import QuantizationReport
+
+__all__ = [
+    "SEED",
+    "Differences",
+    "ExportReport",
+    "StepSession",
+    "random_frames",
+    "session_of",
+    "verify_step",
+]
 
 RANDOM_CALLS = 64
 SEED = 0
@@ -41,6 +52,8 @@ class ExportReport:
         Frames that were compared; 0 if the export was not verified.
     max_absolute, max_relative : dict of str to float
         Largest error of each output and state over all frames; relative to its largest value.
+    quantization : QuantizationReport, optional
+        What quantisation has changed; the errors above are those of the graph before it.
     """
 
     path: Path
@@ -49,6 +62,7 @@ class ExportReport:
     frames: int = 0
     max_absolute: dict[str, float] = field(default_factory=dict)
     max_relative: dict[str, float] = field(default_factory=dict)
+    quantization: QuantizationReport | None = None
 
     @property
     def max_error(self) -> float:
@@ -62,9 +76,12 @@ class ExportReport:
             for value in values:
                 dims = ", ".join(str(d.dim_value) for d in value.type.tensor_type.shape.dim)
                 lines.append(f"  {title:<3} {value.name} ({dims})")
+        if self.quantization:
+            lines.append(str(self.quantization))
         if not self.frames:
             return "\n".join([*lines, "not verified"])
-        lines.append(f"verified in onnxruntime over {self.frames} frames")
+        what = "before quantisation, " if self.quantization else ""
+        lines.append(f"{what}verified in onnxruntime over {self.frames} frames")
         width = max(len(n) for n in self.max_absolute)
         lines.append(f"  {'':<{width}}  max abs error  max rel error")
         for name, error in self.max_absolute.items():
@@ -84,7 +101,8 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float, float]:
     return float(error.max(initial=0)), float(size.max(initial=0)), float(scaled.max(initial=0))
 
 
-def _random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
+def random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
+    """Return seeded random frames for so many calls, an array for each input."""
     rng = np.random.default_rng(SEED)
     program = model.program()
     n = calls * program.clock.stride
@@ -96,8 +114,10 @@ def _random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
     )
 
 
-def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
+def session_of(model: bytes | Path, who: str, threads: int = 0) -> Callable[..., list[Array]]:
     """Return onnxruntime's ``run`` for a graph: ``run(names of outputs, inputs by name)``.
+
+    It computes in so many threads; in as many as onnxruntime likes for 0.
 
     Raises
     ------
@@ -112,6 +132,7 @@ def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
@@ -134,20 +155,32 @@ class StepSession:
     ----------
     proto : onnx.ModelProto
         The graph, with our metadata.
+    threads : int
+        See :func:`session_of`.
+
+    Attributes
+    ----------
+    states : dict of str to array
+        What the next call feeds, by the names of inputs.
     """
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._run = session_of(proto.SerializeToString(), "the graph")
+    def __init__(self, proto: onnx.ModelProto, threads: int = 0) -> None:
+        self._run = session_of(proto.SerializeToString(), "the graph", threads)
         self._names = [o.name for o in proto.graph.output]
         own = json.loads({p.key: p.value for p in proto.metadata_props}["streamrnn"])
         self._pairs = {s["input"]: s["output"] for s in own["states"]}
-        self._states = _initial_states(own["states"])
+        self._initial = _initial_states(own["states"])
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.states = dict(self._initial)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one call; return all outputs, the states' among them."""
-        made = self._run(self._names, {**feeds, **self._states})
+        made = self._run(self._names, {**feeds, **self.states})
         results = dict(zip(self._names, made, strict=True))
-        self._states = {old: results[new] for old, new in self._pairs.items()}
+        self.states = {old: results[new] for old, new in self._pairs.items()}
         return results
 
 
@@ -190,7 +223,7 @@ def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: floa
     """
     step = StepSession(report.proto)
     given = frames if isinstance(frames, tuple) else (frames,)
-    xs = _random_frames(model, RANDOM_CALLS) if frames is None else given
+    xs = random_frames(model, RANDOM_CALLS) if frames is None else given
     stream = model.stream(on_nonfinite="propagate")
     graph = stream.program.graph
     stride, outputs = graph.clock.stride, list(graph.outputs)
