@@ -13,7 +13,7 @@ from streamrnn.errors import ExportError, FrameError
 from streamrnn.graph import describe
 from streamrnn.layer import Layer
 
-from .drift import progress
+from .beside import progress
 from .verify import StepSession
 
 __all__ = ["Feeds", "calls_of", "ranges", "recordings_of"]

@@ -13,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
+from streamrnn.errors import ExportError
+
+from .beside import side_by_side
 from .calibrate import Feeds
 from .qdq import int8_weights, with_qdq
 from .spell import spelled_out
@@ -24,7 +28,7 @@ from .writer import Writer, replace_content
 if TYPE_CHECKING:
     from .quantize import Quantization
 
-__all__ = ["in_bytes"]
+__all__ = ["KEPT", "in_bytes"]
 
 SPELLED = {"RNN", "GRU", "LSTM", "Conv", "Gemm"}
 FORMS = {
@@ -50,6 +54,8 @@ CONV = {
     "qdq": "Conv of bytes",
 }
 TABLE = "rows int8, a scale each"
+KEPT = "`keep` says so"
+CHECK_STEPS, CHECK_TOLERANCE = 32, 1e-4
 
 
 def in_bytes(
@@ -76,14 +82,18 @@ def in_bytes(
         Name of each other node that has to do with weights, and why it stays float.
     """
     dynamic = options.mode == "int8"
-    spelled, refused = spelled_out(proto, SPELLED - ({"LSTM"} if dynamic else set()))
+    whole = {node.name for node in proto.graph.node if options.keeps(node.name)}
+    spelled, refused = spelled_out(proto, SPELLED - ({"LSTM"} if dynamic else set()), whole)
+    _check_spelled(proto, spelled, [feeds for recording in calls for feeds in recording])
     constants = {
         i.name: len(i.dims) for i in proto.graph.initializer if i.data_type == TensorProto.FLOAT
     }
     done, kept = {}, {}
     for node in proto.graph.node:
         how, why = _account(node, constants, refused.get(node.name, ""), options.mode)
-        if how:
+        if node.name in whole and (how or why):
+            kept[node.name] = KEPT
+        elif how:
             done[node.name] = how
         elif why:
             kept[node.name] = why
@@ -94,7 +104,7 @@ def in_bytes(
     products = {
         n.name: n
         for n in made.graph.node
-        if (n.op_type == "MatMul" and sizes.get(n.input[1]) == 2)
+        if (n.op_type == "MatMul" and sizes.get(n.input[1]) == 2 and n.name not in whole)
         or done.get(n.name) == "DynamicQuantizeLSTM"
         or done.get(n.name) == CONV["qdq"]
     }
@@ -103,6 +113,20 @@ def in_bytes(
     elif products:
         made = with_qdq(made, products, calls, options.percentile, options.limit)
     return made, done, kept
+
+
+def _check_spelled(
+    proto: onnx.ModelProto, spelled: onnx.ModelProto, feeds: Sequence[Feeds]
+) -> None:
+    """Raise ExportError unless a graph with its nodes written out is the same function."""
+    _, sums = side_by_side(proto, spelled, feeds, CHECK_STEPS, "check")
+    for name, rows in sums.items():
+        largest, _, _, _, squares = rows.T[:5]
+        if largest.max() > CHECK_TOLERANCE * (1 + np.sqrt(squares.max())):
+            raise ExportError(
+                f"not written, because {name} differs by {largest.max():.2e} once recurrent nodes "
+                f"and convolutions are written out: name them in `keep` of Quantization"
+            )
 
 
 def _account(

@@ -16,9 +16,10 @@ from streamrnn.errors import ConfigError, ExportError
 from streamrnn.graph import describe
 from streamrnn.layer import Layer
 
+from .beside import side_by_side
 from .calibrate import calls_of, recordings_of
-from .drift import QuantizationReport, side_by_side
-from .int8 import in_bytes
+from .drift import QuantizationReport
+from .int8 import KEPT, in_bytes
 from .verify import random_frames
 from .writer import Writer, replace_content
 
@@ -47,6 +48,9 @@ class Quantization:
     weight_bits : int
         8, or 7 for x86 processors without VNNI, where onnxruntime adds two products of bytes in 16
         bits, which may saturate.
+    keep : tuple of str
+        Nodes that shall stay float, by the names that the report gives them, or whole ops by
+        theirs: ``("conv1d_0", "lstm_1/LSTM_0")``.
     steps : int
         Calls of both graphs, float and quantised, for the report.
 
@@ -59,6 +63,7 @@ class Quantization:
     mode: str
     percentile: float = 100.0
     weight_bits: int = 8
+    keep: tuple[str, ...] = ()
     steps: int = 10_000
 
     def __post_init__(self) -> None:
@@ -70,6 +75,8 @@ class Quantization:
             raise ConfigError(f"`percentile` must be above 50, up to 100, got {self.percentile!r}")
         if self.weight_bits not in (7, 8):
             raise ConfigError(f"`weight_bits` must be 7 or 8, got {self.weight_bits!r}")
+        if isinstance(self.keep, str) or not all(isinstance(name, str) for name in self.keep):
+            raise ConfigError(f"`keep` must be a tuple of names, got {self.keep!r}")
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ConfigError(f"`steps` must be an integer of at least 1, got {self.steps!r}")
 
@@ -77,6 +84,10 @@ class Quantization:
     def limit(self) -> int:
         """The largest weight."""
         return 127 if self.weight_bits == 8 else 63
+
+    def keeps(self, name: str) -> bool:
+        """Whether a node or a weight shall stay float."""
+        return any(name == k or name.startswith((f"{k}/", f"{k}.")) for k in self.keep)
 
 
 def quantized(
@@ -125,10 +136,15 @@ def quantized(
     )
     calls = calls_of(model, proto, recordings)
     if options.mode == "float16":
-        made, done = _half(proto)
-        kept: dict[str, str] = {}
+        made, done, kept = _half(proto, options)
     else:
         made, done, kept = in_bytes(proto, options, calls)
+    unknown = [k for k in options.keep if not any(map(Quantization("int8", keep=(k,)).keeps, kept))]
+    if unknown:
+        raise ConfigError(
+            f"`keep`: nothing to quantise is called {', '.join(unknown)}; there are "
+            f"{', '.join([*done, *kept])}"
+        )
     if not done:
         reasons = "".join(f"; {name}: {why}" for name, why in kept.items())
         raise ExportError(
@@ -136,6 +152,7 @@ def quantized(
             f"quantize=None{reasons}"
         )
     _finish(made, proto)
+    onnx.checker.check_model(made, full_check=True)
     feeds = [feeds for recording in calls for feeds in recording]
     step_us, sums = side_by_side(proto, made, feeds, options.steps)
     before, after = (len(p.SerializeToString(deterministic=True)) for p in (proto, made))
@@ -156,19 +173,25 @@ def _finish(made: onnx.ModelProto, proto: onnx.ModelProto) -> None:
     made.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in kept)
 
 
-def _half(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+def _half(
+    proto: onnx.ModelProto, options: Quantization
+) -> tuple[onnx.ModelProto, dict[str, str], dict[str, str]]:
+    """Return a graph that keeps its weights as float16, and makes float32 of them first."""
     initializers = {i.name: i for i in proto.graph.initializer}
-    casts, done = [], {}
+    casts, done, kept = [], {}, {}
     for tensor in proto.graph.initializer:
         g = Writer(tensor.name, initializers)
         w = g.array(tensor.name)
         if w.dtype != np.float32 or w.size < MIN_NUMBERS:
             continue
+        if options.keeps(tensor.name):
+            kept[tensor.name] = KEPT
+            continue
         largest = np.abs(w).max()
         if largest > np.finfo(np.float16).max:
             raise ExportError(
-                f"{tensor.name}: its largest number, {largest:g}, is over float16's 65504: use "
-                f"quantize='int8', or export it with quantize=None"
+                f"{tensor.name}: its largest number, {largest:g}, is over float16's 65504: name it "
+                f"in `keep` of Quantization, or export it with quantize=None"
             )
         half = g.constant(w.astype(np.float16), f"{tensor.name}:float16")
         g.name_outputs({g.op("Cast", half, to=TensorProto.FLOAT): tensor.name})
@@ -181,4 +204,4 @@ def _half(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
         [*casts, *proto.graph.node],
         {n: t for n, t in initializers.items() if n not in done},
     )
-    return made, done
+    return made, done, kept

@@ -42,7 +42,7 @@ ACTIVATIONS = {
 
 
 def spelled_out(
-    proto: onnx.ModelProto, kinds: Collection[str]
+    proto: onnx.ModelProto, kinds: Collection[str], keep: Collection[str] = ()
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a graph with the nodes of some kinds written out.
 
@@ -52,6 +52,8 @@ def spelled_out(
         A step graph; it is left as it is.
     kinds : collection of str
         Of ``RNN``, ``GRU``, ``LSTM``, ``Conv`` and ``Gemm``.
+    keep : collection of str
+        Names of nodes that stay as they are.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def spelled_out(
     nodes: list[onnx.NodeProto] = []
     refused = {}
     for node in proto.graph.node:
-        if node.op_type not in kinds:
+        if node.op_type not in kinds or node.name in keep:
             nodes.append(node)
             continue
         reason_of, write = FORMS.get(node.op_type, (_recurrent_reason, _recurrent))
