@@ -21,6 +21,7 @@ from .writer import Writer, replace_content
 __all__ = ["int8_weights", "with_qdq"]
 
 BYTE = 255
+MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 
 
 def int8_weights(
@@ -71,10 +72,13 @@ def with_qdq(
     limit : int
         See :func:`int8_weights`.
     """
-    ends = _ends(proto.graph, products)
-    names = dict.fromkeys([n.input[0] for n in products.values()] + list(ends.values()))
-    found = ranges(proto, list(names), calls, percentile)
+    results = [n.output[0] for n in products.values() if n.op_type == "Conv"]
+    names = list(dict.fromkeys([n.input[0] for n in products.values()] + results))
+    found = ranges(proto, names, calls, percentile)
     levels = {name: _level(*found[name]) for name in names}
+    for name in results:
+        if _rectified(proto.graph, name):  # 0 is the least byte then: it saturates as a Relu does
+            levels[name] = _level(0.0, found[name][1])
     initializers = {i.name: i for i in proto.graph.initializer}
     biases = _biases(proto.graph, products)
     nodes: list[onnx.NodeProto] = []
@@ -93,7 +97,7 @@ def with_qdq(
             _widen(g, new, biases[node.name])
         g.nodes.append(new)
         result = node.output[0]
-        if result in ends.values():
+        if node.name in products and node.op_type == "Conv":
             new.output[0] = f"{result}:float"
             g.name_outputs({_there_and_back(g, new.output[0], *levels[result], result): result})
         nodes += g.nodes
@@ -103,20 +107,17 @@ def with_qdq(
     return made
 
 
-def _ends(graph: onnx.GraphProto, products: Mapping[str, onnx.NodeProto]) -> dict[str, str]:
-    """Return which value of each convolution is quantised: its own, or that of a Relu after it."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {o.name for o in graph.output}
-    ends = {}
-    for node in products.values():
-        if node.op_type == "Conv":
-            after = readers.get(node.output[0], [])
-            relu = [n.op_type for n in after] == ["Relu"] and node.output[0] not in outputs
-            ends[node.name] = after[0].output[0] if relu else node.output[0]
-    return ends
+def _rectified(graph: onnx.GraphProto, result: str) -> bool:
+    """Whether nothing but a Relu reads a value, also after it was moved about."""
+    if result in {o.name for o in graph.output}:
+        return False
+    readers = [node for node in graph.node if result in node.input]
+    if len(readers) != 1:
+        return False
+    (reader,) = readers
+    return reader.op_type == "Relu" or (
+        reader.op_type in MOVES and _rectified(graph, reader.output[0])
+    )
 
 
 def _biases(graph: onnx.GraphProto, products: Mapping[str, onnx.NodeProto]) -> dict[str, int]:

@@ -184,9 +184,8 @@ def _conv_reason(
     attributes = attributes_of(node)
     if node.input[1] not in initializers:
         return "its weights are not constant"
-    _, _, *kernel = initializers[node.input[1]].dims
-    dilation = attributes.get("dilations", [1])[0]
-    one = len(kernel) == 1 and list(shape[2:]) == [dilation * (kernel[0] - 1) + 1]
+    reach, stride = _reach(node, initializers), attributes.get("strides", [1])[0]
+    one = reach > 0 and len(shape) == 3 and reach <= shape[2] < reach + stride
     if not one or any(attributes.get("pads", [])) or "auto_pad" in attributes:
         return "it is made at several positions"
     if attributes.get("group", 1) != 1:
@@ -194,11 +193,18 @@ def _conv_reason(
     return ""
 
 
+def _reach(node: onnx.NodeProto, initializers: Mapping[str, Any]) -> int:
+    """Return how many frames a convolution over one axis sees; 0 if it is over several."""
+    _, _, *kernel = initializers[node.input[1]].dims
+    dilation = attributes_of(node).get("dilations", [1])[0]
+    return dilation * (kernel[0] - 1) + 1 if len(kernel) == 1 else 0
+
+
 def _conv(g: Writer, node: onnx.NodeProto, shape: Sequence[int]) -> list[str]:
-    w = g.array(node.input[1])
-    x, dilation = node.input[0], attributes_of(node).get("dilations", [1])[0]
-    if dilation > 1 and w.shape[2] > 1:
-        x = g.op("Slice", x, g.ints(0), g.ints(2**62), g.ints(2), g.ints(dilation))
+    w, x, reach = g.array(node.input[1]), node.input[0], _reach(node, g.initializers)
+    if w.shape[2] != shape[2]:
+        dilation = attributes_of(node).get("dilations", [1])[0]
+        x = g.op("Slice", x, g.ints(0), g.ints(reach), g.ints(2), g.ints(dilation))
     rows = w.reshape(len(w), -1)
     flat = g.op("Reshape", x, g.ints(1, -1, rows.shape[1]))
     y = _with_bias(g, _product(g, flat, rows, node.input[1]), node.input[2:])

@@ -46,7 +46,7 @@ class Writer:
     def constant(self, array: Array, name: str) -> str:
         """Add an initializer, unless it is there, and return its name."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self.initializers[name] = numpy_helper.from_array(np.array(array, order="C"), name)
         return name
 
     def array(self, name: str) -> Array:
