@@ -22,7 +22,7 @@ from streamrnn.export import Quantization, to_onnx  # noqa: E402
 from streamrnn_export import beside, spell  # noqa: E402
 from streamrnn_export.qdq import int8_weights  # noqa: E402
 from streamrnn_export.spell import spelled_out  # noqa: E402
-from streamrnn_export.step import step_model  # noqa: E402
+from streamrnn_export.step import MAX_OPSET, MIN_OPSET, step_model  # noqa: E402
 
 MODES = ["int8", "qdq", "float16"]
 KINDS = {"RNN", "GRU", "LSTM", "Conv", "Gemm"}
@@ -243,6 +243,21 @@ def test_quantised_graphs_are_the_float_graph_but_for_rounding(which, mode, tmp_
     got = streamed(session(proto).run, proto, model, frames)
     error = [np.abs(a["y"] - b["y"]).max() for a, b in zip(got, wanted, strict=True)]
     assert 0 < max(error) < (0.01 if mode == "float16" else 0.3)
+
+
+@pytest.mark.parametrize("opset", range(MIN_OPSET, MAX_OPSET + 1))
+def test_every_opset_can_be_quantised(opset, tmp_path):
+    model = strided()
+    for mode in MODES:
+        report = to_onnx(
+            model,
+            tmp_path / "m.onnx",
+            opset=opset,
+            quantize=Quantization(mode, steps=20),
+            calibration=random_frames(model, 60),
+        )
+        assert {i.domain: i.version for i in report.proto.opset_import}[""] == opset
+        assert report.quantization.errors("y")[20]["snr_db"] > 25
 
 
 @pytest.mark.parametrize("mode", ["int8", "qdq"])

@@ -120,7 +120,7 @@ def _recurrent(g: Writer, node: onnx.NodeProto, shape: Sequence[int]) -> list[st
         x = g.op("Add", x, g.constant(bias[0] + np.where(inner, 0, bias[1]), f"{inputs[3]}.sum"))
     states = inputs[5 : 5 + STATES[node.op_type]]
     hs = []
-    for part in g.ops("Split", frames, x, axis=0) if frames > 1 else [x]:
+    for part in g.ops("Split", frames, x, g.ints(*[1] * frames), axis=0) if frames > 1 else [x]:
         if node.op_type == "LSTM":
             states = _lstm_step(g, part, states[0], states[1], R, inputs[2])
         elif after:
