@@ -11,6 +11,20 @@ except ImportError as _error:
         "exporting needs onnx and onnxruntime: pip install streamrnn[onnx]"
     ) from _error
 
-from streamrnn_export import ExportReport, OnnxStream, add_state, to_onnx
+from streamrnn_export import (
+    ExportReport,
+    OnnxStream,
+    Quantization,
+    QuantizationReport,
+    add_state,
+    to_onnx,
+)
 
-__all__ = ["ExportReport", "OnnxStream", "add_state", "to_onnx"]
+__all__ = [
+    "ExportReport",
+    "OnnxStream",
+    "Quantization",
+    "QuantizationReport",
+    "add_state",
+    "to_onnx",
+]

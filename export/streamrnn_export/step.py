@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from streamrnn.errors import ExportError
+from streamrnn.errors import ConfigError, ExportError
 from streamrnn.files import written_whole
 from streamrnn.layer import Layer
 from streamrnn.rewrite import fold_batch_norm
@@ -25,6 +25,7 @@ from streamrnn.version import VERSION
 from .forms import record
 from .functions import DOMAIN, Functions, all_nodes
 from .metadata import put_metadata
+from .quantize import Quantization, quantized
 from .recorder import OnnxRecorder, Scope, tensor_info
 from .verify import ExportReport, checked_frames, verify_sequence, verify_step
 
@@ -73,6 +74,8 @@ def to_onnx(
     verify: bool = True,
     frames: Any = None,
     tolerance: float = 1e-4,
+    quantize: str | Quantization | None = None,
+    calibration: Any = None,
 ) -> ExportReport:
     """Write a model as an ONNX graph, and check that it computes the same.
 
@@ -109,7 +112,15 @@ def to_onnx(
     frames : float32 [shape=(T, *frame shape)] or tuple, optional
         What to verify with; 64 random outputs' worth (seeded) unless given.
     tolerance : float
-        Largest error that is accepted, absolute below 1 and relative above.
+        Largest error that is accepted, absolute below 1 and relative above; of the graph before
+        quantisation.
+    quantize : str or Quantization, optional
+        ``"int8"``, ``"qdq"`` or ``"float16"``, see :class:`Quantization`; the report then says
+        what it costs in accuracy over a long stream, and what it saves.
+    calibration : float32 [shape=(T, *frame shape)], tuple, or list of these, optional
+        A recording, for a model with several inputs a tuple; or several recordings, before each of
+        which the states begin anew. ``"qdq"`` takes its ranges from it. The report runs over it,
+        again and again if it is short; over random frames (seeded) unless given.
 
     Returns
     -------
@@ -119,20 +130,30 @@ def to_onnx(
     Raises
     ------
     ConfigError
-        If the metadata cannot be written as JSON, or a key that has a meaning has another content.
+        If the metadata cannot be written as JSON, or a key that has a meaning has another content;
+        if there is no such quantisation, or a calibration but nothing to do with it.
     FrameError
         If the frames to verify with do not fit the model, or are not finite.
     ExportError
         If an argument is out of range, the model has no form in the opset or is over 2 GiB, the
         path cannot be written, onnxruntime is not installed, or the graph does not compute the
-        same.
+        same. If it cannot be quantised, or the calibration is missing or does not fit.
     """
+    if quantize is None and calibration is not None:
+        raise ConfigError("`calibration` is for a quantised export: pass `quantize` as well")
+    if quantize is not None and (form, batch, functions) != ("step", 1, False):
+        raise ConfigError(
+            f"quantised are step graphs of one stream without functions, got form={form!r}, "
+            f"batch={batch}, functions={functions}"
+        )
     xs = checked_frames(model, frames)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
     report = ExportReport(Path(path), opset, proto)
     if verify:
         (verify_step if form == "step" else verify_sequence)(report, model, xs, tolerance)
+    if quantize is not None:
+        report.proto, report.quantization = quantized(proto, model, quantize, calibration)
     write_model(report)
     return report
 

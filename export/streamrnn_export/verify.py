@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,16 @@ from streamrnn.layer import Layer
 
 from .metadata import read_metadata
 
+if TYPE_CHECKING:
+    from .drift import QuantizationReport
+
 __all__ = [
     "SEED",
     "Differences",
     "ExportReport",
     "StepSession",
     "checked_frames",
+    "random_frames",
     "session_of",
     "verify_sequence",
     "verify_step",
@@ -54,6 +58,8 @@ class ExportReport:
         Frames that were compared; 0 if the export was not verified.
     max_absolute, max_relative : dict of str to float
         Largest error of each output and state over all frames; relative to its largest value.
+    quantization : QuantizationReport, optional
+        What quantisation has changed; the errors above are those of the graph before it.
     """
 
     path: Path
@@ -62,6 +68,7 @@ class ExportReport:
     frames: int = 0
     max_absolute: dict[str, float] = field(default_factory=dict)
     max_relative: dict[str, float] = field(default_factory=dict)
+    quantization: QuantizationReport | None = None
 
     @property
     def max_error(self) -> float:
@@ -77,9 +84,12 @@ class ExportReport:
                     (d.dim_param or str(d.dim_value)) for d in value.type.tensor_type.shape.dim
                 )
                 lines.append(f"  {title:<3} {value.name} ({dims})")
+        if self.quantization:
+            lines.append(str(self.quantization))
         if not self.frames:
             return "\n".join([*lines, "not verified"])
-        lines.append(f"verified in onnxruntime over {self.frames} frames")
+        what = "before quantisation, " if self.quantization else ""
+        lines.append(f"{what}verified in onnxruntime over {self.frames} frames")
         width = max(len(n) for n in self.max_absolute)
         lines.append(f"  {'':<{width}}  max abs error  max rel error")
         for name, error in self.max_absolute.items():
@@ -99,6 +109,19 @@ def _difference(got: Array, wanted: Array) -> tuple[float, float, float]:
     return float(error.max(initial=0)), float(size.max(initial=0)), float(scaled.max(initial=0))
 
 
+def random_frames(model: Layer, calls: int) -> tuple[Array, ...]:
+    """Return seeded random frames for so many calls, an array for each input."""
+    rng = np.random.default_rng(SEED)
+    program = model.program()
+    n = calls * program.clock.stride
+    return tuple(
+        rng.integers(0, limit, (n, *v.shape))
+        if limit
+        else rng.standard_normal((n, *v.shape)).astype(np.float32)
+        for v, limit in zip(program.inputs, program.index_limits, strict=True)
+    )
+
+
 def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
     """Return the frames to verify with, one array [shape=(T, *frame shape)] for each input.
 
@@ -110,14 +133,7 @@ def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
     program = model.program()
     values, stride = program.graph.inputs, program.clock.stride
     if frames is None:
-        rng = np.random.default_rng(SEED)
-        n = (program.clock.start // stride + RANDOM_CALLS) * stride
-        return tuple(
-            rng.integers(0, limit, (n, *v.shape))
-            if limit
-            else rng.standard_normal((n, *v.shape)).astype(np.float32)
-            for v, limit in zip(values.values(), program.index_limits, strict=True)
-        )
+        return random_frames(model, program.clock.start // stride + RANDOM_CALLS)
     given = frames if isinstance(frames, tuple) else (frames,)
     shapes = [np.shape(x) for x in given]
     wanted = [v.shape for v in values.values()]
@@ -143,8 +159,10 @@ def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
     return arrays
 
 
-def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
+def session_of(model: bytes | Path, who: str, threads: int = 0) -> Callable[..., list[Array]]:
     """Return onnxruntime's ``run`` for a graph: ``run(names of outputs, inputs by name)``.
+
+    It computes in so many threads; in as many as onnxruntime likes for 0.
 
     Raises
     ------
@@ -159,6 +177,7 @@ def session_of(model: bytes | Path, who: str) -> Callable[..., list[Array]]:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
@@ -183,10 +202,17 @@ class StepSession:
         The graph, with our metadata.
     streams : int
         Streams side by side, where the graph leaves their number open.
+    threads : int
+        See :func:`session_of`.
+
+    Attributes
+    ----------
+    states : dict of str to array
+        What the next call feeds, by the names of inputs.
     """
 
-    def __init__(self, proto: onnx.ModelProto, streams: int = 1) -> None:
-        self._run = session_of(proto.SerializeToString(), "the graph")
+    def __init__(self, proto: onnx.ModelProto, streams: int = 1, threads: int = 0) -> None:
+        self._run = session_of(proto.SerializeToString(), "the graph", threads)
         self._names = [o.name for o in proto.graph.output]
         self._own = read_metadata(proto)
         self._streams = streams
@@ -195,13 +221,13 @@ class StepSession:
 
     def reset(self) -> None:
         """Begin anew: with the initial states."""
-        self._states = _initial_states(self._own["states"], self._streams)
+        self.states = _initial_states(self._own["states"], self._streams)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one call; return all outputs, the states' among them."""
-        made = self._run(self._names, {**feeds, **self._states})
+        made = self._run(self._names, {**feeds, **self.states})
         results = dict(zip(self._names, made, strict=True))
-        self._states = {old: results[new] for old, new in self._pairs.items()}
+        self.states = {old: results[new] for old, new in self._pairs.items()}
         return results
 
 

@@ -1,0 +1,187 @@
+"""How far a quantised graph is from the float graph in the course of a long stream."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamrnn.errors import ExportError
+
+__all__ = ["QuantizationReport"]
+
+Array = npt.NDArray[Any]
+
+POINTS = 200
+"""Of the curves in a picture."""
+
+
+@dataclass
+class QuantizationReport:
+    """What quantisation changed, what it costs and what it saves.
+
+    Both graphs ran side by side in onnxruntime over a long stream, each with its own states fed
+    back, so that errors of the states add up as they do in use. A step is one call of the graph.
+
+    Attributes
+    ----------
+    mode : str
+        ``"int8"``, ``"qdq"`` or ``"float16"``.
+    quantised, kept : dict of str to str
+        Nodes of the float graph: in what form they are now; and why they stayed float.
+    float_bytes, quantised_bytes : int
+        Sizes of the files.
+    frames_a_step : int
+        Frames that a step takes.
+    step_us : float64 [shape=(2, steps)]
+        Time of every step of the float and of the quantised graph, in turns, on one thread,
+        microseconds.
+    sums : dict of str to float64 [shape=(steps, 8)]
+        Of each output and state, what :func:`.beside.sums_of` makes of every step.
+    """
+
+    mode: str
+    quantised: dict[str, str]
+    kept: dict[str, str]
+    float_bytes: int
+    quantised_bytes: int
+    frames_a_step: int
+    step_us: Array
+    sums: dict[str, Array]
+
+    @property
+    def steps(self) -> int:
+        """Length of the stream."""
+        return int(self.step_us.shape[1])
+
+    @property
+    def median_us(self) -> tuple[float, float]:
+        """Median time of a step, float and quantised, microseconds."""
+        first, second = np.median(self.step_us, axis=1)
+        return float(first), float(second)
+
+    def errors(self, name: str) -> dict[int, dict[str, float]]:
+        """Return the errors of an output or state in the course of time.
+
+        Parameters
+        ----------
+        name : str
+            A key of ``sums``.
+
+        Returns
+        -------
+        dict of int to dict of str to float
+            By the last step of each span (1, 10, 100, …): ``max_abs``, ``relative_rms`` (to the
+            RMS of the float graph), ``snr_db`` and ``correlation`` from the step after the span
+            before. What is undefined is NaN.
+        """
+        marks = [10**k for k in range(20) if 10**k < self.steps] + [self.steps]
+        return {
+            mark: _errors(self.sums[name][first:mark])
+            for first, mark in zip([0, *marks], marks, strict=False)
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the single steps, ready for JSON; None where a number is not."""
+        before, after = self.median_us
+        return {
+            "mode": self.mode,
+            "quantised": dict(self.quantised),
+            "kept": dict(self.kept),
+            "float_bytes": self.float_bytes,
+            "quantised_bytes": self.quantised_bytes,
+            "frames_a_step": self.frames_a_step,
+            "steps": self.steps,
+            "float_step_us": before,
+            "quantised_step_us": after,
+            "errors": {
+                name: {
+                    str(mark): {k: v if math.isfinite(v) else None for k, v in row.items()}
+                    for mark, row in self.errors(name).items()
+                }
+                for name in self.sums
+            },
+        }
+
+    def __str__(self) -> str:
+        before, after = self.median_us
+        size = self.quantised_bytes / self.float_bytes
+        lines = [
+            f"{self.mode}: {len(self.quantised)} nodes quantised, {len(self.kept)} stay float",
+            *(f"  {name}: {how}" for name, how in self.quantised.items()),
+            *(f"  {name} stays float: {why}" for name, why in self.kept.items()),
+            f"  file {self.quantised_bytes:,} bytes, was {self.float_bytes:,} (x {size:.2f})",
+            f"  median step {after:.1f} µs, was {before:.1f} µs (x {after / before:.2f})",
+            f"  drift from the float graph over {self.steps:,} steps of "
+            f"{self.frames_a_step} frame{'s' * (self.frames_a_step > 1)}, states fed back:",
+        ]
+        width = max(map(len, self.sums))
+        lines.append(
+            f"  {'':<{width}}  {'steps':>13}  {'max abs':>9}  {'rel RMS':>9}  {'SNR':>8}  corr."
+        )
+        for name in self.sums:
+            first, label = 1, name
+            for mark, row in self.errors(name).items():
+                span = f"{first}-{mark}" if mark > first else f"{mark}"
+                errors = f"{row['max_abs']:9.2e}  {row['relative_rms']:9.2e}"
+                likeness = f"{row['snr_db']:5.1f} dB  {row['correlation']:.5f}"
+                lines.append(f"  {label:<{width}}  {span:>13}  {errors}  {likeness}")
+                first, label = mark + 1, ""
+        return "\n".join(lines)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the relative RMS error of each output and state over time into a PNG file.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file to write.
+
+        Raises
+        ------
+        ExportError
+            If matplotlib is not installed or the file cannot be written.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ExportError(
+                "a picture of the drift needs matplotlib: pip install streamrnn[examples]"
+            ) from None
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        edges = np.unique(np.geomspace(1, self.steps + 1, POINTS).astype(int)) - 1
+        for name, sums in self.sums.items():
+            curve = [_errors(sums[a:b])["relative_rms"] for a, b in itertools.pairwise(edges)]
+            axes.plot(edges[1:], curve, lw=1.2, label=name)
+        axes.set(xscale="log", xlabel="steps", ylabel="RMS error / RMS of the float graph")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_title(f"{self.mode} beside float over {self.steps:,} steps")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        try:
+            figure.savefig(path, format="png", dpi=110)
+        except OSError as error:
+            raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _errors(sums: Array) -> dict[str, float]:
+    """Return the errors of a span of steps."""
+    error, a, b, aa, bb, ab, n = sums[:, 1:].sum(axis=0)
+    spreads = n * aa - a * a, n * bb - b * b
+    flat = spreads[0] <= 1e-12 * n * aa or spreads[1] <= 1e-12 * n * bb
+    with np.errstate(divide="ignore"):
+        ratio = np.divide(error, aa) if error else np.float64(0.0)
+        return {
+            "max_abs": float(sums[:, 0].max(initial=0.0)),
+            "relative_rms": float(np.sqrt(ratio)),
+            "snr_db": float(-10 * np.log10(ratio)),
+            "correlation": math.nan
+            if flat
+            else float((n * ab - a * b) / np.sqrt(np.prod(spreads))),
+        }
