@@ -211,7 +211,7 @@ def _built(
     )
     if called:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    put_metadata(proto, g, graph, form, {**getattr(model, "metadata", {}), **(metadata or {})})
+    put_metadata(proto, g, model, form, metadata)
     return proto
 
 
