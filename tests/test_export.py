@@ -39,9 +39,9 @@ def test_every_opset_of_the_stated_range_works(opset, tmp_path):
     assert imported.version == opset
 
 
-@pytest.mark.parametrize("opset", [0, 16, 23, 99])
+@pytest.mark.parametrize("opset", [0, 12, 25, 99])
 def test_an_opset_out_of_range_is_refused(opset, tmp_path):
-    with pytest.raises(sr.ExportError, match=f"opset must be from 17 to 22, got {opset}"):
+    with pytest.raises(sr.ExportError, match=f"opset must be from 13 to 24, got {opset}"):
         to_onnx(sr.GRUCell(2, 3), tmp_path / "m.onnx", opset=opset)
 
 
@@ -66,24 +66,12 @@ def test_metadata_says_which_state_feeds_which_and_keeps_the_models_notes(tmp_pa
     x = sr.Input(3)
     cell = sr.GRUCell(3, 2, name="memory")
     cell.initial_state = {"h": np.array([0.5, -0.5])}
-    model = sr.Model(x, cell(x), {"sample_rate_hz": "16000"})
-    to_onnx(model, tmp_path / "m.onnx")
+    to_onnx(sr.Model(x, cell(x), {"trained": "in May"}), tmp_path / "m.onnx")
     meta = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
-    assert meta["sample_rate_hz"] == "16000"
-    assert json.loads(meta["streamrnn"]) == {
-        "stride_frames": 1,
-        "delay_frames": 0,
-        "fingerprint": model.program().fingerprint,
-        "states": [
-            {
-                "input": "memory.h_in",
-                "output": "memory.h_out",
-                "shape": [1, 1, 2],
-                "stream_shape": [2],
-                "initial": [0.5, -0.5],
-            }
-        ],
-    }
+    assert meta["trained"] == "in May"
+    (state,) = json.loads(meta["streamrnn"])["states"]
+    assert (state["input"], state["output"]) == ("memory.h_in", "memory.h_out")
+    assert (state["shape"], state["initial"]) == ([1, 1, 2], [0.5, -0.5])
 
 
 def test_a_strided_model_takes_a_chunk_of_frames_per_call(tmp_path):
@@ -115,7 +103,9 @@ def test_a_wrong_graph_raises_and_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_state_that_is_lost_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        verify, "_initial_states", lambda proto: {"gru_0.h_in": np.ones((1, 1, 4), np.float32)}
+        verify,
+        "_initial_states",
+        lambda states, streams: {"gru_0.h_in": np.ones((1, 1, 4), np.float32)},
     )
     with pytest.raises(sr.ExportError, match=r"gru_0\.h_out by"):
         to_onnx(sr.GRUCell(3, 4, seed=0), tmp_path / "m.onnx")
@@ -134,7 +124,9 @@ def test_the_report_is_a_table_with_the_largest_errors(tmp_path):
 
 
 def test_supplied_frames_are_checked_like_a_streams(tmp_path):
-    with pytest.raises(sr.FrameError, match=r"must have shape \(T, 3\) for `run`"):
+    with pytest.raises(
+        sr.FrameError, match=r"must have shape \(T, 3\) for GRUCell.*, got \(8, 5\)"
+    ):
         to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", frames=np.zeros((8, 5), np.float32))
     assert not list(tmp_path.iterdir())
 

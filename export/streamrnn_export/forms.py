@@ -112,13 +112,12 @@ def _loop(graph: Graph, clock: Clock) -> tuple[Node, ...]:
 def _write_op(g: OnnxRecorder, node: Node, xs: list[str], functions: Functions | None) -> str:
     """Write one op: for all frames at once if its form allows it, else by a Scan."""
     g.begin(node)
-    here = g.scope
-    scope = Scope(here.chunk_frames, here.unit_frames, here.base, here.inside)
+    scope = g.scope.empty()
     try:
         with g.writing(scope):
             y = _written(g, node, xs)
     except OpenFramesError:
-        scope = Scope(here.chunk_frames, here.unit_frames, here.base, here.inside)
+        scope = g.scope.empty()
         with g.writing(scope):
             stride = node.value.clock.stride // node.read_clock.stride
             args = list(zip(xs, node.args, strict=True))
@@ -160,7 +159,7 @@ def _repeated(
     write: Callable[[list[str]], list[tuple[str, Value]]],
 ) -> tuple[str, ...]:
     """Repeat what is written for one output, which takes `stride` frames, by a Scan."""
-    clock, waited = first.value.clock, g.first_frames()[0]
+    clock, late = first.value.clock, bool(g.first_frames()[0] and first.states())
     body = Scope(clock.stride, clock.stride, inside=True)
     xs, infos, names = [], [], []
     group = (stride,) if stride > 1 else ()
@@ -168,11 +167,11 @@ def _repeated(
         names.append(g.unique("frame"))
         infos.append(tensor_info(names[-1], value.dtype, (*group, g.batch_dim, *value.shape)))
         xs.append(_grouped(g, x, stride) if group else x)
-    if waited or not xs:
-        infos.append(tensor_info(g.unique("position"), "float32" if waited else "int64", ()))
-        xs.append(g.positions(clock) if waited else g.numbers(clock))
+    if late or not xs:
+        infos.append(tensor_info(g.unique("position"), "float32" if late else "int64", ()))
+        xs.append(g.positions(clock) if late else g.numbers(clock))
     with g.writing(body):
-        if waited:
+        if late:
             body.base = g.op("Unsqueeze", infos[-1].name, g.ints(0))
         frames = names if group else [g.op("Unsqueeze", name, g.ints(0)) for name in names]
         ys = [

@@ -18,11 +18,9 @@ from .recorder import OnnxRecorder, Scope
 __all__ = ["DOMAIN", "Functions", "all_nodes"]
 
 DOMAIN = "streamrnn"
-NATIVE = frozenset({"RNN", "GRU", "LSTM", "DynamicQuantizeLSTM"})
+NATIVE = frozenset({"RNN", "GRU", "LSTM"})
 TAKEN = frozenset({"Constant"})
 """Names that onnxruntime takes for ONNX's own operators, whatever the domain."""
-MAX_INSIDE = 64
-"""Numbers in a constant that a function holds itself; larger ones are inputs."""
 
 
 class Functions:
@@ -41,12 +39,14 @@ class Functions:
     def put(self, g: OnnxRecorder, scope: Scope, y: str) -> None:
         """Replace what an op has written by a call of a function."""
         nodes = scope.nodes
-        if len(nodes) < 2 or any(node.op_type in NATIVE for node in all_nodes(nodes)):
+        single = len(nodes) < 2 and not any(_bodies(node) for node in nodes)
+        native = any(node.op_type in NATIVE for node in nodes)
+        if single or native or any(node.domain for node in all_nodes(nodes)):
             return
         made = {o for node in nodes for o in node.output}
         results = [n for n in dict.fromkeys([y, *scope.next_states.values()]) if n in made]
         free = list(dict.fromkeys(_free(nodes)))
-        small = [n for n in free if n in g.unnamed and _size(g.initializers[n]) <= MAX_INSIDE]
+        small = [n for n in free if n in g.unnamed and _is_setting(g.initializers[n])]
         given = [n for n in free if n not in small]
         body = [
             helper.make_node("Constant", [], [n], name=n, value=g.initializers[n]) for n in small
@@ -78,8 +78,9 @@ class Functions:
         return str(self._by_body[key].name)
 
 
-def _size(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims)
+def _is_setting(tensor: onnx.TensorProto) -> bool:
+    """Whether a constant is part of what a function does: no weights, which are its inputs."""
+    return bool(tensor.data_type == onnx.TensorProto.INT64 or math.prod(tensor.dims) == 1)
 
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from streamrnn.graph import Graph, Value
+from streamrnn.layer import Layer
 from streamrnn.metadata import checked_metadata
 from streamrnn.program import fingerprint
 from streamrnn.version import VERSION
@@ -23,9 +24,13 @@ SCHEMA = 1
 
 
 def put_metadata(
-    proto: onnx.ModelProto, g: OnnxRecorder, graph: Graph, form: str, notes: Mapping[str, Any]
+    proto: onnx.ModelProto,
+    g: OnnxRecorder,
+    model: Layer,
+    form: str,
+    notes: Mapping[str, Any] | None,
 ) -> None:
-    """Write what a runtime must know beside the graph, and the model's own notes.
+    """Write what a runtime must know beside the graph, and notes over the model's own.
 
     Notes stand in the entry ``streamrnn`` as they are, and under their own keys as texts.
 
@@ -34,7 +39,9 @@ def put_metadata(
     ConfigError
         If the notes are not metadata (see :mod:`streamrnn.metadata`).
     """
-    checked = checked_metadata(notes, graph, "to_onnx")
+    graph = model.graph()
+    given = checked_metadata(notes, graph, "to_onnx")
+    checked = checked_metadata({**getattr(model, "metadata", {}), **given}, graph, "to_onnx")
     own = {
         "schema": SCHEMA,
         "version": VERSION,

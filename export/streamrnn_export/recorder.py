@@ -72,6 +72,10 @@ class Scope:
     states: dict[str, Dims] = field(default_factory=dict)
     next_states: dict[str, str] = field(default_factory=dict)
 
+    def empty(self) -> Scope:
+        """Return one for the same frames, with nothing written."""
+        return Scope(self.chunk_frames, self.unit_frames, self.base, self.inside)
+
 
 class OnnxRecorder:
     """Collects nodes, initializers and states, op by op.

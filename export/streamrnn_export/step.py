@@ -197,8 +197,7 @@ def _built(
     metadata: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
     _check_arguments(model, form, batch, opset)
-    whole = model.graph()
-    graph = fold_batch_norm(whole)  # as the program does: the same numbers
+    graph = fold_batch_norm(model.graph())  # as the program does: the same numbers
     stride = graph.clock.stride
     step = form == "step"
     g = OnnxRecorder(
@@ -236,7 +235,7 @@ def _built(
     )
     if called:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    put_metadata(proto, g, whole, form, {**getattr(model, "metadata", {}), **(metadata or {})})
+    put_metadata(proto, g, model, form, metadata)
     return proto
 
 

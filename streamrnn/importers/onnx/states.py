@@ -154,9 +154,9 @@ def begins_with(state: Mapping[str, Any], shape: Shape) -> npt.NDArray[np.float3
     """Return what a state of our own exports begins with, the same for every stream."""
     axis = state.get("batch_axis")
     one = [1 if i == axis else d for i, d in enumerate(shape)]
-    initial = np.reshape(np.array(state["initial"], np.float32), one)
-    begin: npt.NDArray[np.float32] = np.broadcast_to(initial, shape).copy()
-    return begin
+    made = np.empty(shape, np.float32)
+    made[...] = np.reshape(np.array(state["initial"], np.float32), one)
+    return made
 
 
 def cut_to_one_call(proto: ModelProto) -> None:
