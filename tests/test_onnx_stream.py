@@ -56,6 +56,12 @@ def test_every_exported_op_is_the_same_stream_in_onnxruntime(case, tmp_path):
     rest = piece(xs, 20 * S, 24 * S)
     assert_close(theirs.run(rest), ours.run(rest), tolerance)
     close_states(theirs, ours, tolerance)
+    read = sr.load(tmp_path / "m.onnx").stream()
+    if S == 1 and list(read.state) == list(ours.state):  # else the file is another model
+        read.restore(ours.snapshot())
+        close_states(read, ours, 0)
+        theirs.restore(read.snapshot())
+        assert theirs.snapshot() == read.snapshot() == ours.snapshot()
     theirs.reset()
     again = case.model.stream().run(piece(xs, 0, 3 * S))
     assert_close(checks.run_in_steps(theirs, piece(xs, 0, 3 * S)), again, tolerance)
@@ -221,6 +227,27 @@ def test_a_snapshot_in_the_middle_of_a_call_stays_in_its_engine(tmp_path):
     other = OnnxStream(tmp_path / "m.onnx")
     other.restore(before)
     assert_same(other.run(xs[6:]), theirs.run(xs[6:]), "after the middle of a call")
+
+
+def test_an_export_that_is_read_back_takes_the_models_snapshots(tmp_path):
+    """Unless its weights have changed, or it counts its frames or calls in its own way."""
+    model = trained(sr.LSTM(3, 4))
+    theirs = exported(model, tmp_path)
+    theirs.run(normal(5, 3))
+    saved, read = theirs.snapshot(), sr.load(tmp_path / "m.onnx")
+    read.stream().restore(saved)
+    again = exported(read, tmp_path)
+    again.restore(saved)
+    close_states(again, theirs, 0)
+    weights = {name: array + 1 for name, array in read.state_dict().items()}
+    read.load_state_dict(weights)
+    with pytest.raises(sr.StateError, match="snapshot of another model or other weights"):
+        read.stream().restore(saved)
+    slow, late = sr.Conv1d(3, 4, 2, stride=2), sr.Conv1d(3, 4, 2, lookahead=1)
+    for first in (slow, late):
+        other = exported(trained(sr.Sequential(first, sr.GRU(4, 2))), tmp_path)
+        with pytest.raises(sr.StateError, match="snapshot of another model or other weights"):
+            sr.load(tmp_path / "m.onnx").stream().restore(other.snapshot())
 
 
 def test_frames_may_lie_on_any_axis(tmp_path):
