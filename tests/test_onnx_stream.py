@@ -411,6 +411,8 @@ def test_files_and_arguments_without_meaning_are_refused(tmp_path):
     to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", verify=False)
     with pytest.raises(sr.FileError, match=r"cannot read .*absent\.onnx: No such file"):
         OnnxStream(tmp_path / "absent.onnx")
+    with pytest.raises(sr.FileError, match="expected a path, got int"):
+        OnnxStream(5)
     with pytest.raises(sr.FileError, match="no input is called 'z'; there are x, "):
         OnnxStream(tmp_path / "m.onnx", shapes={"z": (1,)})
     with pytest.raises(sr.ConfigError, match="on_nonfinite must be one of raise, propagate, hold"):
@@ -442,6 +444,23 @@ def test_an_index_that_is_too_large_is_refused_in_the_middle_of_a_block(tmp_path
     assert_close(theirs.run(np.array([3, 4])), model.stream().run(np.array([1, 2, 3, 4]))[2:], 1e-6)
 
 
+def test_the_frame_that_is_not_finite_is_named_and_other_failures_are_passed_on(tmp_path):
+    theirs, xs = exported(trained(sr.GRU(3, 4)), tmp_path), normal(5, 3)
+    xs[3, 1] = np.nan
+    with pytest.raises(sr.NonFiniteError, match=r"`x` holds a NaN .*\(frame 3 of the block of 5\)"):
+        theirs.run(xs)
+
+    def broken(binding):
+        raise RuntimeError("out of memory")
+
+    theirs.run(xs[:2])
+    before, theirs._run_graph = theirs.snapshot(), broken
+    for call, frames in ((theirs.step, xs[0]), (theirs.run, xs[:2])):
+        with pytest.raises(sr.FrameError, match=r"cannot run these frames; .*: out of memory"):
+            call(frames)
+        assert theirs.snapshot() == before
+
+
 # Memory -------------------------------------------------------------------------------------------
 
 
@@ -471,3 +490,6 @@ def test_streams_share_a_session_by_fork_and_the_weights_with_it(tmp_path):
     two = one.fork()
     assert two.program is one.program
     assert_same(two.run(xs[5:]), one.run(xs[5:]), "forked")
+    assert one.input_shape == (3,)
+    both = exported(find("two inputs").model, tmp_path)
+    assert both.input_shape == tuple(v.shape for v in both.program.inputs)
