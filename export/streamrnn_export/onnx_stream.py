@@ -43,7 +43,7 @@ class OnnxStream(BaseStream):
     stream of the model that was exported; for any other graph, a stream of what ``streamrnn.load``
     makes of it with the same arguments. Where a call takes S frames, that is so after every S-th.
 
-    Further streams on the same session are made with ``fork``; each belongs to one thread at a time.
+    ``fork`` makes further streams on the same session; each belongs to one thread at a time.
 
     Parameters
     ----------
