@@ -226,6 +226,9 @@ class Graph:
         By name.
     feedback : dict of Value to Value, optional
         For each value of a ``Past``, the value that it takes in the end of a frame.
+    known_as : dict of str to str
+        Fingerprints of this graph by which it is known under another one: that of the model from
+        which it was exported, whose snapshots it takes.
 
     Raises
     ------
@@ -237,6 +240,7 @@ class Graph:
     inputs: dict[str, Value]
     outputs: dict[str, Value]
     feedback: dict[Value, Value] = field(default_factory=dict)
+    known_as: dict[str, str] = field(default_factory=dict)
     nodes: tuple[Node, ...] = field(init=False)
 
     def __post_init__(self) -> None:

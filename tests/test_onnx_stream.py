@@ -56,6 +56,12 @@ def test_every_exported_op_is_the_same_stream_in_onnxruntime(case, tmp_path):
     rest = piece(xs, 20 * S, 24 * S)
     assert_close(theirs.run(rest), ours.run(rest), tolerance)
     close_states(theirs, ours, tolerance)
+    read = sr.load(tmp_path / "m.onnx").stream()
+    if S == 1 and list(read.state) == list(ours.state):  # else the file is another model
+        read.restore(ours.snapshot())
+        close_states(read, ours, 0)
+        theirs.restore(read.snapshot())
+        assert theirs.snapshot() == read.snapshot() == ours.snapshot()
     theirs.reset()
     again = case.model.stream().run(piece(xs, 0, 3 * S))
     assert_close(checks.run_in_steps(theirs, piece(xs, 0, 3 * S)), again, tolerance)
@@ -223,6 +229,27 @@ def test_a_snapshot_in_the_middle_of_a_call_stays_in_its_engine(tmp_path):
     assert_same(other.run(xs[6:]), theirs.run(xs[6:]), "after the middle of a call")
 
 
+def test_an_export_that_is_read_back_takes_the_models_snapshots(tmp_path):
+    """Unless its weights have changed, or it counts its frames or calls in its own way."""
+    model = trained(sr.LSTM(3, 4))
+    theirs = exported(model, tmp_path)
+    theirs.run(normal(5, 3))
+    saved, read = theirs.snapshot(), sr.load(tmp_path / "m.onnx")
+    read.stream().restore(saved)
+    again = exported(read, tmp_path)
+    again.restore(saved)
+    close_states(again, theirs, 0)
+    weights = {name: array + 1 for name, array in read.state_dict().items()}
+    read.load_state_dict(weights)
+    with pytest.raises(sr.StateError, match="snapshot of another model or other weights"):
+        read.stream().restore(saved)
+    slow, late = sr.Conv1d(3, 4, 2, stride=2), sr.Conv1d(3, 4, 2, lookahead=1)
+    for first in (slow, late):
+        other = exported(trained(sr.Sequential(first, sr.GRU(4, 2))), tmp_path)
+        with pytest.raises(sr.StateError, match="snapshot of another model or other weights"):
+            sr.load(tmp_path / "m.onnx").stream().restore(other.snapshot())
+
+
 def test_frames_may_lie_on_any_axis(tmp_path):
     """A convolution (1, C, T) of which a call takes two frames: their axis is in the metadata."""
     helper = onnx.helper
@@ -384,6 +411,8 @@ def test_files_and_arguments_without_meaning_are_refused(tmp_path):
     to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", verify=False)
     with pytest.raises(sr.FileError, match=r"cannot read .*absent\.onnx: No such file"):
         OnnxStream(tmp_path / "absent.onnx")
+    with pytest.raises(sr.FileError, match="expected a path, got int"):
+        OnnxStream(5)
     with pytest.raises(sr.FileError, match="no input is called 'z'; there are x, "):
         OnnxStream(tmp_path / "m.onnx", shapes={"z": (1,)})
     with pytest.raises(sr.ConfigError, match="on_nonfinite must be one of raise, propagate, hold"):
@@ -415,6 +444,23 @@ def test_an_index_that_is_too_large_is_refused_in_the_middle_of_a_block(tmp_path
     assert_close(theirs.run(np.array([3, 4])), model.stream().run(np.array([1, 2, 3, 4]))[2:], 1e-6)
 
 
+def test_the_frame_that_is_not_finite_is_named_and_other_failures_are_passed_on(tmp_path):
+    theirs, xs = exported(trained(sr.GRU(3, 4)), tmp_path), normal(5, 3)
+    xs[3, 1] = np.nan
+    with pytest.raises(sr.NonFiniteError, match=r"`x` holds a NaN .*\(frame 3 of the block of 5\)"):
+        theirs.run(xs)
+
+    def broken(binding):
+        raise RuntimeError("out of memory")
+
+    theirs.run(xs[:2])
+    before, theirs._run_graph = theirs.snapshot(), broken
+    for call, frames in ((theirs.step, xs[0]), (theirs.run, xs[:2])):
+        with pytest.raises(sr.FrameError, match=r"cannot run these frames; .*: out of memory"):
+            call(frames)
+        assert theirs.snapshot() == before
+
+
 # Memory -------------------------------------------------------------------------------------------
 
 
@@ -444,3 +490,6 @@ def test_streams_share_a_session_by_fork_and_the_weights_with_it(tmp_path):
     two = one.fork()
     assert two.program is one.program
     assert_same(two.run(xs[5:]), one.run(xs[5:]), "forked")
+    assert one.input_shape == (3,)
+    both = exported(find("two inputs").model, tmp_path)
+    assert both.input_shape == tuple(v.shape for v in both.program.inputs)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamrnn.errors import ConfigError, FrameError, StateError
-from streamrnn.graph import Clock, Shape
+from streamrnn.errors import ConfigError, FileError, FrameError, StateError
+from streamrnn.graph import Clock, Shape, describe
 from streamrnn.kernels.tape import NONFINITE
 from streamrnn.program import aligned
 from streamrnn.state import checked_state
@@ -42,6 +42,8 @@ class OnnxStream(BaseStream):
     Snapshots move between this stream and, where ``to_onnx`` or ``add_state`` wrote the file, a
     stream of the model that was exported; for any other graph, a stream of what ``streamrnn.load``
     makes of it with the same arguments. Where a call takes S frames, that is so after every S-th.
+
+    ``fork`` makes further streams on the same session; each belongs to one thread at a time.
 
     Parameters
     ----------
@@ -79,7 +81,11 @@ class OnnxStream(BaseStream):
     ) -> None:
         if not isinstance(threads, int) or threads < 1:
             raise ConfigError(f"threads must be a whole number from 1 on, got {threads!r}")
-        self._begin(StepGraph(Path(path), shapes, constants, states, threads), on_nonfinite)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise FileError(f"expected a path, got {describe(path)}") from None
+        self._begin(StepGraph(path, shapes, constants, states, threads), on_nonfinite)
 
     def _begin(self, graph: StepGraph, on_nonfinite: str) -> None:
         super().__init__(graph, on_nonfinite)
