@@ -67,6 +67,7 @@ def test_everything_a_deployment_needs_is_said(form, target):
                 "dtype": "float32",
                 "shape": [2, None, 3],
                 "batch_axis": 1,
+                "stream_shape": [2, 3],
                 "initial": 0.0,
             },
             {
@@ -76,6 +77,7 @@ def test_everything_a_deployment_needs_is_said(form, target):
                 "dtype": "float32",
                 "shape": [1, None, 2],
                 "batch_axis": 1,
+                "stream_shape": [2],
                 "initial": [0.5, -0.5],
             },
             {
@@ -85,6 +87,7 @@ def test_everything_a_deployment_needs_is_said(form, target):
                 "dtype": "float32",
                 "shape": [1],
                 "batch_axis": None,
+                "stream_shape": None,
                 "initial": 0.0,
             },
         ],

@@ -63,8 +63,12 @@ def put_metadata(
 def put_layout(proto: onnx.ModelProto, axes: Mapping[str, int | None]) -> None:
     """Say that inputs and outputs have another layout: the axis of time of each, and no streams."""
     own = read_metadata(proto)
+    values = {v.name: v for v in (*proto.graph.input, *proto.graph.output)}
     for said in (*own["inputs"], *own["outputs"]):
-        said |= {"time_axis": axes[said["name"]], "batch_axis": None}
+        name = said["name"]
+        dims = [d.dim_value for d in values[name].type.tensor_type.shape.dim]
+        shape = [d for i, d in enumerate(dims) if i != axes[name]]
+        said |= {"shape": shape, "time_axis": axes[name], "batch_axis": None}
     next(p for p in proto.metadata_props if p.key == KEY).value = _json(own)
 
 

@@ -160,7 +160,9 @@ class StepGraph:
     def _port(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Port:
         for said in (*self._own.get("inputs", ()), *self._own.get("outputs", ())):
             if said["name"] == name:
-                return Port(name, shape, dtype, said["time_axis"], tuple(said["shape"]))
+                axis, own = said["time_axis"], said["batch_axis"] is not None
+                frame = tuple(said["shape"]) if own else frame_shape(shape, axis)
+                return Port(name, shape, dtype, axis, frame)
         return Port(name, shape, dtype, None, frame_shape(shape, None))
 
     def _places(self, reader: Reader, pairs: Mapping[str, str]) -> list[State]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -249,7 +250,7 @@ class Reader:
         self.pairs = pairs = self.find_pairs(states)
         for name in [n for n in pairs if n not in self.read]:  # a state that nothing reads
             del pairs[name], self.shapes[name]
-        notes = {s["input"]: s for s in own_states(self.proto)}
+        said = {s["input"]: s for s in own_states(self.proto)}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
         pasts: dict[str, Value] = {}
@@ -262,7 +263,7 @@ class Reader:
                     f"changes, say what it is with constants={{{name!r}: …}}"
                 )
             if name in pairs:
-                note = notes.get(name, {})
+                note = said.get(name, {})
                 inner = tuple(note.get("stream_shape") or shape)
                 inner = inner if math.prod(inner) == math.prod(shape) else shape  # several streams
                 past = Past(inner, name=state_name(name))
