@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 
 from ..errors import FileError
-from ..layer import Layer
 
-__all__ = ["AsJson", "Constants", "Shapes", "States", "frames_of", "reading"]
+__all__ = ["AsJson", "Constants", "Shapes", "States", "frames_of", "notes_of", "reading"]
 
 Shapes = Annotated[
     list[str] | None,
@@ -63,7 +64,18 @@ def reading(
     return {}
 
 
-def frames_of(file: Path, model: Layer) -> Any:
+def notes_of(texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return ``NAME=VALUE`` notes; a value that is JSON is read so, any other is a text."""
+    found: dict[str, Any] = {}
+    for name, text in _pairs("--metadata", texts).items():
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found or None
+
+
+def frames_of(file: Path, program: Any) -> tuple[npt.NDArray[Any], ...]:
     """Return the frames in a ``.npy`` file, or for several inputs those in a ``.npz`` file by name.
 
     Numbers become float32, and indices int64; each frame may be flat. Nothing is unpickled.
@@ -73,7 +85,7 @@ def frames_of(file: Path, model: Layer) -> Any:
     FileError
         If the file cannot be read, or does not hold frames of the model.
     """
-    inputs = model.program().graph.inputs
+    inputs = dict(zip(program.input_names, program.inputs, strict=True))
     try:
         found = np.load(file, allow_pickle=False)
     except OSError as error:
@@ -99,7 +111,7 @@ def frames_of(file: Path, model: Layer) -> Any:
                 f", got {array.dtype} {array.shape}"
             )
         frames.append(array.astype(value.dtype).reshape(-1, *value.shape))
-    return frames[0] if len(frames) == 1 else tuple(frames)
+    return tuple(frames)
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
