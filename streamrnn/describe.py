@@ -27,8 +27,10 @@ def describe_model(model: Layer) -> dict[str, Any]:
         ``delay_frames``, ``receptive_field_frames`` (None: everything so far), ``states`` (name to
         shape), ``state_begins`` (name to smallest and largest number at the beginning),
         ``state_bytes`` (of one stream), ``ops`` (kind to number), ``parameters``, ``weight_bytes``
-        (int8 weights take one each) and ``multiply_adds`` (of matrices, a frame of the input on
-        average). It can be written as JSON.
+        (int8 weights take one each), ``multiply_adds`` (of matrices) and ``bytes`` (weights read,
+        states read and written), both for a frame of the input on average; and ``costs``: for each
+        op its name, kind, output shape, ``parameters``, ``multiply_adds`` and ``bytes``. It can be
+        written as JSON.
     """
     graph = model.graph()
     states = graph.states()
@@ -46,6 +48,18 @@ def describe_model(model: Layer) -> dict[str, Any]:
         "parameters": sum(n for n, _ in weights),
         "weight_bytes": sum(n * size for n, size in weights),
         "multiply_adds": round(sum(map(_multiply_adds, graph.nodes))),
+        "bytes": round(sum(map(_bytes, graph.nodes))),
+        "costs": [
+            {
+                "name": node.name,
+                "op": type(node.op).__name__,
+                "shape": list(node.value.shape),
+                "parameters": sum(map(math.prod, node.op.parameter_shapes().values())),
+                "multiply_adds": _multiply_adds(node),
+                "bytes": _bytes(node),
+            }
+            for node in graph.nodes
+        ],
     }
 
 
@@ -72,6 +86,16 @@ def _weights(graph: Graph) -> list[tuple[int, int]]:
         for op in ops
         for name, shape in op.parameter_shapes().items()
     ]
+
+
+def _bytes(node: Node) -> float:
+    """Return the bytes of an op's weights and states that a frame of the input moves."""
+    weights = sum(
+        math.prod(shape) * (1 if name.endswith("_int8") else 4)
+        for name, shape in node.op.parameter_shapes().items()
+    )
+    states = 4 * sum(map(math.prod, node.op.state_shapes(*(a.shape for a in node.args)).values()))
+    return (weights + 2 * states) / node.value.clock.stride
 
 
 def _multiply_adds(node: Node) -> float:

@@ -44,7 +44,15 @@ def test_info_of_a_model_of_ours(tmp_path):
     assert found["multiply_adds"] == matrices / 2  # an output every second frame
     assert found["ops"] == {"Conv1d": 1, "LSTMCell": 1, "Linear": 1}
     assert found["state_begins"] == {name: [0, 0] for name in found["states"]}
+    states = 2 * found["state_bytes"]  # read and written, the cell's at half the rate
+    assert found["bytes"] == (found["weight_bytes"] + states) / 2
+    assert [c["name"] for c in found["costs"]] == ["conv1d_0", "memory", "linear_0"]
+    for key in ("parameters", "multiply_adds", "bytes"):
+        assert round(sum(c[key] for c in found["costs"])) == found[key]
     text = " ".join(run("info", tmp_path / "m.safetensors").output.split())
+    assert "LSTMCell 1 800 360 1,680" in text
+    text += " ".join(run("info", tmp_path / "m.safetensors", "--each").output.split())
+    assert "memory LSTMCell (10,) 800 360 1,680" in text
     for part in ("features (6,)", "every 2 frames, 0 frames late", "all frames so far"):
         assert part in text
     assert "conv1d_0.past (2, 6) 48 zeros" in text
@@ -106,7 +114,7 @@ def test_names_of_a_foreign_file_are_shown_as_they_are(tmp_path):
 
 
 def test_constants_are_read_as_they_are_written():
-    from streamrnn.cli.info import _array
+    from streamrnn.cli.options import _array
 
     for text, kind, value in (
         ("16000", np.int64, 16000),

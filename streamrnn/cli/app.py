@@ -9,7 +9,9 @@ from rich.console import Console
 
 from ..errors import StreamrnnError
 from ..version import VERSION
+from .export import export
 from .info import info
+from .verify import verify
 
 __all__ = ["app"]
 
@@ -51,4 +53,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-app.command()(info)
+for command in (info, export, verify):
+    app.command()(command)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -17,51 +17,32 @@ from ..describe import describe_model
 from ..errors import FileError
 from ..files import load
 from ..layer import Model
+from .options import AsJson, Constants, Shapes, States, reading
 
 __all__ = ["info"]
 
 
 def info(
     file: Annotated[Path, typer.Argument(help="A .onnx or .safetensors file.")],
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Shape of an ONNX input, as NAME=1,576; a word, such as time, is the time axis of "
-            "a sequence: NAME=1,time,40."
-        ),
-    ] = None,
-    constant: Annotated[
-        list[str] | None,
-        typer.Option(help="An ONNX input that never changes, as NAME=16000 or NAME=1,2,3."),
-    ] = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(help="Which output of an ONNX graph feeds which input, as INPUT=OUTPUT."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    shape: Shapes = None,
+    constant: Constants = None,
+    state: States = None,
+    each: Annotated[bool, typer.Option("--each", help="Show each op by itself.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model takes, makes, keeps and costs.
 
     For an ONNX graph it also shows which output feeds which input as a state, and what told so.
     Exit code 1 if the file cannot be loaded; the reason names the node.
     """
-    options = {
-        "shapes": {n: _dims(text) for n, text in _pairs("--shape", shape).items()},
-        "constants": {n: _array(text) for n, text in _pairs("--constant", constant).items()},
-        "states": _pairs("--state", state) if state else None,
-    }
-    if file.suffix == ".onnx":
-        model, pairs = _read_onnx(file, options)
-    elif any(options.values()):
-        raise FileError(f"{file}: --shape, --constant and --state are for .onnx files")
-    else:
-        model, pairs = load(file), []
+    options = reading(file, shape, constant, state)
+    model, pairs = _read_onnx(file, options) if options else (load(file), [])
     found = {"file": str(file), **describe_model(model), "state_pairs": pairs}
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
         # Names are a foreign file's: no markup in them is followed.
-        _show(Console(soft_wrap=False, highlight=False, markup=False, emoji=False), found)
+        _show(Console(soft_wrap=False, highlight=False, markup=False, emoji=False), found, each)
 
 
 def _read_onnx(file: Path, options: Mapping[str, Any]) -> tuple[Model, list[dict[str, Any]]]:
@@ -84,43 +65,7 @@ def _read_onnx(file: Path, options: Mapping[str, Any]) -> tuple[Model, list[dict
     return model, pairs
 
 
-def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
-    """Return ``NAME=VALUE`` texts as a dictionary."""
-    found = {}
-    for text in texts or ():
-        name, sign, value = text.rpartition("=") if option == "--state" else text.partition("=")
-        if not (name and sign and value):
-            raise typer.BadParameter(f"expected NAME=VALUE, got {text!r}", param_hint=option)
-        if name in found:
-            raise typer.BadParameter(f"{name!r} is given twice", param_hint=option)
-        found[name] = value
-    return found
-
-
-def _dims(text: str) -> list[int | None]:
-    """Return ``1,time,40`` as a shape, None for the word."""
-    dims = [part.strip() for part in text.split(",")]
-    if not all(d.isidentifier() or (d.isdecimal() and len(d) < 19) for d in dims):
-        raise typer.BadParameter(
-            f"expected whole numbers, or a word for the time axis, got {text!r}",
-            param_hint="--shape",
-        )
-    return [int(d) if d.isdecimal() else None for d in dims]
-
-
-def _array(text: str) -> Any:
-    """Return ``16000`` or ``0.5,1`` as an array: int64 where all are whole, else float32."""
-    parts = text.split(",")
-    for kind, read in ((np.int64, int), (np.float32, float)):
-        try:
-            array = np.array([read(p) for p in parts], kind)
-        except (ValueError, OverflowError):
-            continue
-        return array if len(parts) > 1 else array.reshape(())
-    raise typer.BadParameter(f"expected numbers, got {text!r}", param_hint="--constant")
-
-
-def _show(console: Console, found: Mapping[str, Any]) -> None:
+def _show(console: Console, found: Mapping[str, Any], each: bool) -> None:
     console.print(found["file"], style="bold", soft_wrap=True)
     frames = _table("", "name", "frame")
     for way in ("inputs", "outputs"):
@@ -141,6 +86,8 @@ def _show(console: Console, found: Mapping[str, Any]) -> None:
             told.add_row(pair["input"], pair["output"], _tuple(pair["shape"]), pair["told_by"])
         console.print()
         console.print(told)
+    console.print()
+    console.print(_costs(found["costs"], each))
     field = found["receptive_field_frames"]
     rows = {
         "output": f"every {_count(found['stride_frames'], 'frame')}, "
@@ -148,8 +95,7 @@ def _show(console: Console, found: Mapping[str, Any]) -> None:
         "depends on": "all frames so far" if field is None else _count(field, "frame"),
         "state": f"{found['state_bytes']:,} bytes a stream",
         "weights": f"{found['parameters']:,} numbers, {found['weight_bytes'] / 1e6:.2f} MB",
-        "work": f"{found['multiply_adds']:,} multiply-adds a frame",
-        "ops": ", ".join(f"{n} {kind}" for kind, n in found["ops"].items()),
+        "work": f"{found['multiply_adds']:,} multiply-adds and {found['bytes']:,} bytes a frame",
     }
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="dim", no_wrap=True)
@@ -158,6 +104,31 @@ def _show(console: Console, found: Mapping[str, Any]) -> None:
         facts.add_row(name, text)
     console.print()
     console.print(facts)
+
+
+def _costs(costs: Sequence[Mapping[str, Any]], each: bool) -> Table:
+    """Return what each op costs, or each kind of op."""
+    rows: list[tuple[tuple[str, ...], Mapping[str, Any]]]
+    if each:
+        table = _table("op", "kind", "frame", "parameters", "multiply-adds", "bytes")
+        rows = [((c["name"], c["op"], _tuple(c["shape"])), c) for c in costs]
+    else:
+        table = _table("op", "how many", "parameters", "multiply-adds", "bytes")
+        kinds: dict[str, Counter[str]] = {}
+        for c in costs:
+            kinds.setdefault(c["op"], Counter()).update({"n": 1, **{k: c[k] for k in _COSTS}})
+        dear = sorted(
+            kinds.items(), key=lambda kind: (-kind[1]["bytes"], -kind[1]["multiply_adds"])
+        )
+        rows = [((kind, str(sums["n"])), sums) for kind, sums in dear]
+    for column in table.columns[len(table.columns) - len(_COSTS) - (not each) :]:
+        column.justify = "right"
+    for words, numbers in rows:
+        table.add_row(*words, *(f"{round(numbers[k]):,}" if numbers[k] else "" for k in _COSTS))
+    return table
+
+
+_COSTS = ("parameters", "multiply_adds", "bytes")
 
 
 def _table(*heads: str) -> Table:
