@@ -360,8 +360,7 @@ class Stream:
     def fork(self) -> Stream:
         """Return a second stream that goes on from here; the two share nothing but weights."""
         other = Stream(self.program, self.on_nonfinite)
-        other._state[:] = self._state
-        other._held[:] = self._held
+        other._go_back(self._kept())
         return other
 
     __copy__ = fork
@@ -371,6 +370,14 @@ class Stream:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream is not pickled: keep `stream.snapshot()` and restore it")
+
+    def _kept(self) -> tuple[Array, Array]:
+        """Return a copy of the state: a fork that has no stream of its own yet."""
+        return self._state.copy(), self._held.copy()
+
+    def _go_back(self, kept: tuple[Array, Array]) -> None:
+        """Go on from a state that a stream of the same program has kept. Allocates nothing."""
+        self._state[:], self._held[:] = kept
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes: portable between machines and versions.

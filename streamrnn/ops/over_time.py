@@ -6,11 +6,11 @@
     max[t]  = x[0] for t = 0, else the larger of max[t-1] and x[t]
 
 In plain float32 the mean would stand still after some 2**24 frames, two days at 100 frames a
-second: each frame's share is then below what the mean can hold. So it is kept in two numbers, ``mean``
-and ``rest``, whose sum has 48 bits (two-sum: Knuth, The Art of Computer Programming 2, 4.2.2), and
-so is the number of frames, as ``count[0] + 2**24 * count[1]``. An error made early shrinks like 1 / t,
-so the mean stays as exact as float32 holds it. No sum of frames is ever formed, so none overflows;
-halves are subtracted, so that the difference of two large numbers does not either.
+second: each frame's share is then below what the mean can hold. So it is kept in two numbers,
+``mean`` and ``rest``, whose sum has 48 bits (two-sum: Knuth, The Art of Computer Programming 2,
+4.2.2), and so is the number of frames, as ``count[0] + 2**24 * count[1]``. An error made early
+shrinks like 1 / t, so the mean stays as exact as float32 holds it. No sum of frames is ever formed,
+so none overflows; halves are subtracted, so that no difference does.
 """
 
 from __future__ import annotations
