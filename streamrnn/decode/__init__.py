@@ -11,12 +11,11 @@ for a model that ends in probabilities, put the logarithm behind it: ``Sequentia
 """
 
 from .beam import Hypothesis, beam_search
-from .choose import Choose, Greedy, Sample
+from .choose import Greedy, Sample
 from .encoder import hand_over
 from .generate import Chosen, generate
 
 __all__ = [
-    "Choose",
     "Chosen",
     "Greedy",
     "Hypothesis",
