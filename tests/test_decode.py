@@ -231,7 +231,7 @@ def test_samples_have_exactly_the_distribution_that_is_asked_for(name: str) -> N
 
 
 def test_the_chi_square_test_sees_a_wrong_distribution() -> None:
-    sample = Sample(temperature=1.1, seed=1)
+    sample = Sample(temperature=1.25, seed=1)
     counts = np.bincount([sample(LOG_P) for _ in range(4000)], minlength=V)
     assert _chi_square(counts, np.exp(LOG_P)) > 3.5
 
