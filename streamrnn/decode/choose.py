@@ -113,22 +113,16 @@ class Sample:
         """
         with np.errstate(over="ignore"):  # far below the best one, at a low temperature
             p: Array = np.exp((log_probabilities - log_probabilities.max()) / self.temperature)
-        if self.top_k is not None:
-            p = _only(largest(p, self.top_k), p)
-        p /= p.sum()
-        if self.top_p is not None:
-            together = np.cumsum(np.sort(p)[::-1])
-            p = _only(largest(p, 1 + int(np.searchsorted(together, self.top_p))), p)
-            p /= p.sum()
-        return p
+        if self.top_k is not None or self.top_p is not None:
+            kept = largest(p, self.top_k or p.size)
+            if self.top_p is not None:
+                together = np.cumsum(p[kept])
+                kept = kept[: 1 + int(np.searchsorted(together, self.top_p * together[-1]))]
+            everything, p = p, np.zeros_like(p)
+            p[kept] = everything[kept]
+        return np.asarray(p / p.sum())
 
     def __call__(self, log_probabilities: Array) -> int:
         """Return a token, given float64 [shape=(V,)]."""
         together = np.cumsum(self.probabilities(log_probabilities))
         return int(np.searchsorted(together, self._random.random() * together[-1], side="right"))
-
-
-def _only(where: npt.NDArray[np.intp], p: Array) -> Array:
-    kept = np.zeros_like(p)
-    kept[where] = p[where]
-    return kept

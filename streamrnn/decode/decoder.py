@@ -99,7 +99,7 @@ def _index_frame(stream: Stream) -> Embed:
             f"takes, such as np.eye({stream.program.output_size}, dtype=np.float32).__getitem__"
         )
     shape = inputs[0].shape
-    return lambda token: np.full(shape, token)
+    return (lambda token: np.full(shape, token)) if shape else operator.index
 
 
 def _log_softmax(logits: Array, frames: int) -> Array:
