@@ -421,6 +421,15 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing(states: Any, mess
     assert decoder.snapshot() == before
 
 
+def test_a_model_has_no_state_to_hand_over() -> None:
+    encoder, decoder = _encoder_and_decoder()
+    states = {"gru_0.h": "lstm_0.h"}
+    with pytest.raises(sr.ConfigError, match=r"`decoder` must be a running stream.*model.stream"):
+        hand_over(encoder, _model(), states)  # type: ignore[arg-type]
+    with pytest.raises(sr.ConfigError, match=r"`encoder` must be a running stream.*model.stream"):
+        hand_over(_model(), decoder, states)  # type: ignore[arg-type]
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 x = sr.Input(V)

@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StateError
+from ..errors import ConfigError, StateError
 from ..graph import describe
-from ..layer import Layer
 from ..stream import Stream
 
 __all__ = ["hand_over"]
 
 
-def hand_over(
-    encoder: Stream | Layer, decoder: Stream | Layer, states: Mapping[str, str | Any]
-) -> None:
+def hand_over(encoder: Stream, decoder: Stream, states: Mapping[str, str | Any]) -> None:
     """Begin a decoder with the states that an encoder has come to.
 
     The decoder is reset first, so that nothing of an earlier text remains; states that are not
@@ -25,8 +22,8 @@ def hand_over(
 
     Parameters
     ----------
-    encoder, decoder : Stream or Layer
-        The streams (of a layer its own).
+    encoder, decoder : Stream
+        Running streams: of a model, ``generate`` would make a new one that knows nothing of this.
     states : mapping of str to str or float32 array
         For states of the decoder, by name, the encoder's state, by name:
         ``{"gru_0.h": "gru_0.h"}``. Where the model has a projection between the two, or hands over
@@ -35,9 +32,17 @@ def hand_over(
 
     Raises
     ------
+    ConfigError
+        If `encoder` or `decoder` is no stream.
     StateError
         If a state is unknown, misshapen or not finite; the decoder is as it was.
     """
+    for name, stream in {"encoder": encoder, "decoder": decoder}.items():
+        if not isinstance(stream, Stream):
+            raise ConfigError(
+                f"hand_over: `{name}` must be a running stream, got {describe(stream)}: make one "
+                f"with `model.stream()` and generate from it"
+            )
     if not isinstance(states, Mapping):
         raise StateError(
             f"hand_over: `states` must be a mapping of the decoder's states to the encoder's, "
@@ -51,7 +56,7 @@ def hand_over(
     decoder.state.update(given)
 
 
-def _given(encoder: Stream | Layer, source: str) -> Any:
+def _given(encoder: Stream, source: str) -> Any:
     if source not in encoder.state:
         raise StateError(
             f"hand_over: the encoder has no state {source!r}; it has "
@@ -60,7 +65,7 @@ def _given(encoder: Stream | Layer, source: str) -> Any:
     return encoder.state[source]
 
 
-def _check(decoder: Stream | Layer, name: str, source: Any, value: Any) -> None:
+def _check(decoder: Stream, name: str, source: Any, value: Any) -> None:
     """Raise StateError unless the decoder has this state, in the shape of what it is given."""
     if name not in decoder.state:
         raise StateError(
