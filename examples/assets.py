@@ -15,7 +15,15 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["AssetError", "Wheel", "fetch", "silero_onnx", "speech_rttm", "speech_wav"]
+__all__ = [
+    "AssetError",
+    "Wheel",
+    "fetch",
+    "pronunciation_weights",
+    "silero_onnx",
+    "speech_rttm",
+    "speech_wav",
+]
 
 
 class AssetError(Exception):
@@ -41,6 +49,7 @@ class Wheel:
 SILERO_ONNX = "silero_vad/data/silero_vad_16k_op15.onnx"
 SPEECH_WAV = "pyannote/audio/sample/sample.wav"
 SPEECH_RTTM = "pyannote/audio/sample/sample.rttm"
+G2P_NPZ = "g2p_en/checkpoint20.npz"
 
 SILERO = Wheel(  # MIT
     "silero-vad==6.2.3",
@@ -52,6 +61,10 @@ PYANNOTE = Wheel(  # MIT
         SPEECH_WAV: "c319b4abca767b124e41432d364fd7df006cb26bb79d09326c487d606a134e6e",
         SPEECH_RTTM: "d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87",
     },
+)
+G2P = Wheel(  # Apache-2.0
+    "g2p_en==2.1.0",
+    {G2P_NPZ: "b8af35e4596d8dd5836dfd3fe9b2ba4f97b9c311efe8879544cbcfcbd566d8c6"},
 )
 
 
@@ -86,6 +99,17 @@ def speech_rttm() -> Path:
         If it is not in the cache and cannot be fetched, or is not the pinned file.
     """
     return fetch(PYANNOTE, SPEECH_RTTM)
+
+
+def pronunciation_weights() -> Path:
+    """Return the path of the weights that spell English words in phonemes, fetched if need be.
+
+    Raises
+    ------
+    AssetError
+        If it is not in the cache and cannot be fetched, or is not the pinned file.
+    """
+    return fetch(G2P, G2P_NPZ)
 
 
 def cache_folder() -> Path:

@@ -86,6 +86,7 @@ from .ops.mathematics import (
 from .ops.matmul import MatMul
 from .ops.norm import BatchNorm1d, LayerNorm, RMSNorm
 from .ops.op import Op
+from .ops.over_time import MaxOverTime, MeanOverTime
 from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
 from .ops.recent import Recent
@@ -161,8 +162,10 @@ __all__ = [
     "LogSoftmax",
     "MatMul",
     "Max",
+    "MaxOverTime",
     "Maximum",
     "Mean",
+    "MeanOverTime",
     "Min",
     "Minimum",
     "Mish",

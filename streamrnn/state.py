@@ -46,6 +46,9 @@ class StateView(MutableMapping[str, Array]):
     def __delitem__(self, name: str) -> NoReturn:
         raise StateError(f"state {name!r} cannot be deleted; `stream.reset()` clears it")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._stream.program.slots
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._stream.program.slots)
 

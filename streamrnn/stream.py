@@ -272,9 +272,7 @@ class BaseStream(ABC):
     def fork(self: S) -> S:
         """Return a second stream that goes on from here; the two share nothing but weights."""
         other = self._another()
-        other._state[:] = self._state
-        other._clock[:] = self._clock
-        other._held[:] = self._held
+        other._go_back(self._kept())
         return other
 
     def __copy__(self: S) -> S:
@@ -285,6 +283,14 @@ class BaseStream(ABC):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream is not pickled: keep `stream.snapshot()` and restore it")
+
+    def _kept(self) -> tuple[Any, ...]:
+        """Return a copy of the state: a fork that has no stream of its own yet."""
+        return self._state.copy(), self._clock.copy(), self._held.copy()
+
+    def _go_back(self, kept: tuple[Any, ...]) -> None:
+        """Go on from a state that a stream of the same program has kept. Allocates nothing."""
+        self._state[:], self._clock[:], self._held[:] = kept
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes: portable between machines and versions.

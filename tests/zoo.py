@@ -490,6 +490,25 @@ add("CumSum exclusive axis 0", on((5, 3), lambda: s.CumSum(0, exclusive=True)))
 add("CumSum reverse axis 1", on((2, 7, 3), lambda: s.CumSum(1, reverse=True)))
 add("CumSum exclusive reverse", on((2, 7), lambda: s.CumSum(-1, exclusive=True, reverse=True)))
 
+# Over time ----------------------------------------------------------------------------------------
+
+
+def _pooled(kind: Callable[[], Layer]) -> Layer:
+    return Sequential(s.Conv1d(3, 20, 3, stride=2), s.GRU(20, 9), kind(), s.Linear(9, 4))
+
+
+def _pooled_later() -> Layer:
+    x = Input(5)
+    later = s.Align(2, 3)(x)
+    return Model(x, s.MeanOverTime()(later) + s.MaxOverTime()(later))
+
+
+for _kind in (s.MeanOverTime, s.MaxOverTime):
+    for _shape in (1, 3, 20, 100, (2, 9), ()):
+        add(f"{_kind.__name__} {_shape}", on(_shape, _kind))
+    add(f"{_kind.__name__} of a slower value", functools.partial(_pooled, _kind))
+add("MeanOverTime and MaxOverTime that begin later", _pooled_later)
+
 # Activations --------------------------------------------------------------------------------------
 
 for _kind in (

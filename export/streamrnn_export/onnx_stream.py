@@ -166,7 +166,7 @@ class OnnxStream(BaseStream):
             return self._run_rows(rows, y.reshape(-1, self.program.output_size))
         except BaseException as error:
             if kept is not None:
-                self._put_back(kept)
+                self._go_back(kept)
             if not isinstance(error, Exception):
                 raise
             raise FrameError(
@@ -204,10 +204,10 @@ class OnnxStream(BaseStream):
             y[first : first + result.size] = result.reshape(-1)
             first += result.size
 
-    def _kept(self) -> tuple[int, list[Array]]:
+    def _kept(self) -> tuple[Any, ...]:
         return self.frames, [a.copy() for a in (self._state, self._held, *self._chunk)]
 
-    def _put_back(self, kept: tuple[int, list[Array]]) -> None:
+    def _go_back(self, kept: tuple[Any, ...]) -> None:
         self._clock[0] = kept[0]
         for array, old in zip((self._state, self._held, *self._chunk), kept[1], strict=True):
             array[...] = old
@@ -217,12 +217,6 @@ class OnnxStream(BaseStream):
     def reset(self) -> None:
         super().reset()
         self._clock[0] = 0
-
-    def fork(self) -> OnnxStream:
-        other = super().fork()
-        for mine, theirs in zip(self._chunk, other._chunk, strict=True):
-            theirs[...] = mine
-        return other
 
     def _another(self) -> OnnxStream:
         other = object.__new__(OnnxStream)

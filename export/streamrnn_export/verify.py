@@ -75,6 +75,19 @@ class ExportReport:
         """Largest absolute error of all outputs and states."""
         return max(self.max_absolute.values(), default=0.0)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it but the graph, as JSON can say it."""
+        return {
+            "path": str(self.path),
+            "opset": self.opset,
+            "nodes": len(self.proto.graph.node),
+            "bytes": self.proto.ByteSize(),
+            "frames": self.frames,
+            "max_absolute": self.max_absolute,
+            "max_relative": self.max_relative,
+            "quantization": self.quantization.as_dict() if self.quantization else None,
+        }
+
     def __str__(self) -> str:
         graph = self.proto.graph
         lines = [f"{self.path}: opset {self.opset}, {len(graph.node)} nodes"]

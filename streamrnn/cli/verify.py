@@ -1,4 +1,4 @@
-"""``streamrnn verify``: do two files compute the same, frame by frame?"""
+"""``streamrnn verify``: whether two files compute the same, frame by frame."""
 
 from __future__ import annotations
 

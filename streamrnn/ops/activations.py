@@ -603,6 +603,7 @@ class Softmax(_Activation):
 
     axis: int = -1
 
+    sums_to_one = True
     logarithm: ClassVar[bool] = False
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -636,4 +637,5 @@ class Softmax(_Activation):
 class LogSoftmax(Softmax):
     """``x - log(sum(exp(x)))`` over one axis of the frame."""
 
+    sums_to_one = False
     logarithm = True

@@ -53,6 +53,9 @@ class _Rates(Layer):
     moves_only: bool = False
     """Whether the op moves numbers and changes none, so that indices may go through it."""
 
+    sums_to_one: bool = False
+    """Whether the numbers of an output are probabilities."""
+
     takes_feedback: bool = False
     """Whether a model has to say, in its `feedback`, what the op's value takes."""
 
