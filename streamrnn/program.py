@@ -317,6 +317,7 @@ class Program:
             _check(f"state ({name} {shape})", slot.stop)
         self.slots = dict(low._slots)
         self.input_names = tuple(graph.inputs)
+        self.output_names = tuple(graph.outputs)
         self.inputs = tuple(graph.inputs.values())
         self.outputs = tuple(graph.outputs.values())
         self.input_size = sum(v.size for v in self.inputs)

@@ -38,6 +38,7 @@ class Runnable(Protocol):
 
     clock: Clock
     input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     index_limits: tuple[int | None, ...]

@@ -391,9 +391,27 @@ def test_states_are_paired_as_the_user_says(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (sr.GRUCell(3, 4),),
+        lambda: (sr.Conv1d(3, 4, 5, stride=2, lookahead=2), sr.LSTM(4, 5)),
+    ],
+    ids=["GRU", "strided, looking ahead"],
+)
+def test_a_sequence_graph_of_ours_is_a_stream_too(layers, tmp_path):
+    model = sr.Sequential(*layers())
+    to_onnx(model, tmp_path / "m.onnx", form="sequence", batch=None)
+    xs = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    ours, theirs = model.stream(), OnnxStream(tmp_path / "m.onnx")
+    assert np.abs(theirs.run(xs) - ours.run(xs)).max() < 1e-5
+    for name, value in ours.state.items():
+        assert np.abs(theirs.state[name] - value).max() < 1e-5
+
+
+@pytest.mark.parametrize(
     ("note", "message"),
     [
-        ('"form": "sequence"', "it is a sequence graph; OnnxStream runs step graphs"),
+        ('"form": "spiral"', "it is a graph of the form 'spiral'; known are step and sequence"),
         ('"batch": 4', "it takes 4 streams a call; OnnxStream runs one: export it with batch=1"),
     ],
 )

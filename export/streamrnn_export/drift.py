@@ -129,7 +129,8 @@ class QuantizationReport:
             for mark, row in self.errors(name).items():
                 span = f"{first}-{mark}" if mark > first else f"{mark}"
                 errors = f"{row['max_abs']:9.2e}  {row['relative_rms']:9.2e}"
-                likeness = f"{row['snr_db']:5.1f} dB  {row['correlation']:.5f}"
+                alike = row["correlation"]
+                likeness = f"{row['snr_db']:5.1f} dB  {'' if math.isnan(alike) else f'{alike:.5f}'}"
                 lines.append(f"  {label:<{width}}  {span:>13}  {errors}  {likeness}")
                 first, label = mark + 1, ""
         return "\n".join(lines)

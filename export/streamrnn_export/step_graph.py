@@ -134,6 +134,7 @@ class StepGraph:
         self.session = _session(path, threads)
         self.results = self._probed()
         self.input_names = tuple(port.name for port in self.frames)
+        self.output_names = tuple(port.name for port in self.results)
         self.inputs = tuple(port.value for port in self.frames)
         self.outputs = tuple(port.value for port in self.results)
         self.index_limits = tuple(None if p.dtype == F32 else ANY_INDEX for p in self.frames)
@@ -213,10 +214,10 @@ class StepGraph:
 
 
 def _check_form(reader: Reader, own: Mapping[str, Any]) -> None:
-    """Raise FileError unless the graph is one of steps."""
+    """Raise FileError unless the graph can run call by call: ours over sequences can as well."""
     form = own.get("form", "step")
-    if form != "step":
-        raise FileError(f"it is a {form} graph; OnnxStream runs step graphs: export it as one")
+    if form not in ("step", "sequence"):
+        raise FileError(f"it is a graph of the form {form!r}; known are step and sequence: update")
     if own.get("batch", 1) not in (1, None):
         raise FileError(
             f"it takes {own['batch']} streams a call; OnnxStream runs one: export it with batch=1"

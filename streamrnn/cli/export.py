@@ -12,7 +12,7 @@ from rich.console import Console
 from ..errors import ExportError
 from ..files import load
 from ..layer import Model, Sequential
-from .options import AsJson, Constants, Shapes, States, frames_of, notes_of, reading
+from .options import AsJson, Constants, Shapes, States, finite, frames_of, notes_of, reading
 
 __all__ = ["export"]
 
@@ -92,7 +92,7 @@ def export(
             raise typer.BadParameter("drift is that of a quantised graph", param_hint="--plot")
         report.quantization.plot(plot)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2))
+        typer.echo(json.dumps(finite(report.as_dict()), indent=2))
     else:
         Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(str(report))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from ..errors import FileError
 
-__all__ = ["AsJson", "Constants", "Shapes", "States", "frames_of", "notes_of", "reading"]
+__all__ = ["AsJson", "Constants", "Shapes", "States", "finite", "frames_of", "notes_of", "reading"]
 
 Shapes = Annotated[
     list[str] | None,
@@ -62,6 +63,15 @@ def reading(
     if any(options.values()):
         raise FileError(f"{file}: --shape, --constant and --state are for .onnx files")
     return {}
+
+
+def finite(value: Any) -> Any:
+    """Return what a report says without NaN and infinities, which JSON has not."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def notes_of(texts: Sequence[str] | None) -> dict[str, Any] | None:

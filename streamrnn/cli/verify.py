@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..errors import FileError
 from ..files import load
-from .options import AsJson, Constants, Shapes, States, frames_of, reading
+from .options import AsJson, Constants, Shapes, States, finite, frames_of, reading
 
 __all__ = ["verify"]
 
@@ -47,7 +47,8 @@ def verify(
     """Run two files on the same stream and show how far they are apart.
 
     A .safetensors file runs in streamrnn, an ONNX file in onnxruntime; one over sequences, without
-    states, in streamrnn. Options for ONNX inputs hold for both files, where these have the inputs.
+    states, in streamrnn. Options for ONNX inputs hold for both files, where these have the inputs and
+    are no exports of ours, which need none.
     Exit code 1 if an error is above the tolerance.
     """
     if engine not in ("onnxruntime", "streamrnn"):
@@ -77,7 +78,7 @@ def verify(
         "outputs": rows,
     }
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(finite(found), indent=2))
     else:
         _show(Console(highlight=False, markup=False, emoji=False), found)
     if not same:
@@ -92,11 +93,13 @@ def _fitting(
         return {}
     options = reading(file, shape, constant, state)
     try:
-        from ..importers.onnx import opened
+        from ..importers.onnx import parsed
     except ImportError:
         raise FileError(f"{file}: reading ONNX needs onnx: pip install streamrnn[onnx]") from None
-    with opened(file) as reader:
-        names = {i.name for i in reader.proto.graph.input}
+    proto = parsed(file)
+    if any(prop.key == "streamrnn" for prop in proto.metadata_props):
+        return {}  # an export of ours says all of it itself
+    names = {i.name for i in proto.graph.input}
     return {
         key: given and ({k: v for k, v in given.items() if k in names} or None)
         for key, given in options.items()

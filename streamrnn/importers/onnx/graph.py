@@ -66,7 +66,7 @@ from .sequence import check_once
 from .states import Pairs, begins_with, cut_to_one_call, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
 
-__all__ = ["Reader", "load_onnx", "opened", "read_onnx", "state_name"]
+__all__ = ["Reader", "load_onnx", "opened", "parsed", "read_onnx", "state_name"]
 
 MAX_FILE_BYTES = 1 << 31
 MAX_DEPTH = 16
@@ -160,6 +160,7 @@ def _named_in_errors(path: Path) -> Iterator[None]:
 
 
 def parsed(path: Path) -> ModelProto:
+    """Return the model in a file, nothing of it checked but that it has a graph."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB")
