@@ -25,6 +25,7 @@ from streamrnn.version import VERSION
 from .forms import record
 from .functions import DOMAIN, Functions, all_nodes
 from .metadata import put_metadata
+from .opinion import second_opinion
 from .quantize import Quantization, quantized
 from .recorder import OnnxRecorder, Scope, tensor_info
 from .verify import ExportReport, checked_frames, verify_sequence, verify_step
@@ -152,6 +153,7 @@ def to_onnx(
     report = ExportReport(Path(path), opset, proto)
     if verify:
         (verify_step if form == "step" else verify_sequence)(report, model, xs, tolerance)
+        report.opinion = second_opinion(proto, model, xs, tolerance)
     if quantize is not None:
         report.proto, report.quantization = quantized(proto, model, quantize, calibration)
     write_model(report)

@@ -47,8 +47,8 @@ def verify(
     """Run two files on the same stream and show how far they are apart.
 
     A .safetensors file runs in streamrnn, an ONNX file in onnxruntime; one over sequences, without
-    states, in streamrnn. Options for ONNX inputs hold for both files, where these have the inputs and
-    are no exports of ours, which need none.
+    states, in streamrnn. Options for ONNX inputs hold for both files, where these have the inputs
+    and are no exports of ours, which need none.
     Exit code 1 if an error is above the tolerance.
     """
     if engine not in ("onnxruntime", "streamrnn"):
