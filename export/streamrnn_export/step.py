@@ -25,7 +25,7 @@ from .forms import record
 from .functions import DOMAIN, Functions
 from .metadata import put_metadata
 from .recorder import OnnxRecorder, Scope, tensor_info
-from .verify import ExportReport, checked_frames, verify_sequence, verify_step
+from .verify import ExportReport, verify_sequence, verify_step
 
 __all__ = [
     "DEFAULT_OPSET",
@@ -126,12 +126,11 @@ def to_onnx(
         path cannot be written, onnxruntime is not installed, or the graph does not compute the
         same.
     """
-    xs = checked_frames(model, frames)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
     report = ExportReport(Path(path), opset, proto)
     if verify:
-        (verify_step if form == "step" else verify_sequence)(report, model, xs, tolerance)
+        (verify_step if form == "step" else verify_sequence)(report, model, frames, tolerance)
     write_model(report)
     return report
 
