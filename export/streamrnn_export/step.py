@@ -147,13 +147,12 @@ def to_onnx(
             f"quantised are step graphs of one stream without functions, got form={form!r}, "
             f"batch={batch}, functions={functions}"
         )
-    xs = checked_frames(model, frames)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
     report = ExportReport(Path(path), opset, proto)
     if verify:
-        (verify_step if form == "step" else verify_sequence)(report, model, xs, tolerance)
-        report.opinion = second_opinion(proto, model, xs, tolerance)
+        (verify_step if form == "step" else verify_sequence)(report, model, frames, tolerance)
+        report.opinion = second_opinion(proto, model, checked_frames(model, frames), tolerance)
     if quantize is not None:
         report.proto, report.quantization = quantized(proto, model, quantize, calibration)
     write_model(report)

@@ -281,33 +281,35 @@ class Differences:
             )
 
 
-def verify_step(report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float) -> None:
+def verify_step(report: ExportReport, model: Layer, frames: Any, tolerance: float) -> None:
     """Run a step graph and the model's own streams on the same frames, call by call.
 
     Raises
     ------
+    FrameError
+        If the frames do not fit the model, or are not finite.
     ExportError
         If onnxruntime is missing or cannot run the graph, or an error is above the tolerance.
     """
-    side_by_side = _Streams(report.proto, model, xs)
-    stride, total = side_by_side.stride, len(xs[0])
+    side_by_side = _Streams(report.proto, model, checked_frames(model, frames))
+    stride, total = side_by_side.stride, side_by_side.total
     for start in range(0, total, stride):
         side_by_side.compare(start, start + stride)
     side_by_side.differences.into(report, total, tolerance, "from the stream")
 
 
-def verify_sequence(
-    report: ExportReport, model: Layer, xs: Sequence[Array], tolerance: float
-) -> None:
+def verify_sequence(report: ExportReport, model: Layer, frames: Any, tolerance: float) -> None:
     """Run a sequence graph as a whole, and again in unequal chunks, beside the model's own streams.
 
     Raises
     ------
+    FrameError
+        If the frames do not fit the model, or are not finite.
     ExportError
         If onnxruntime is missing or cannot run the graph, or an error is above the tolerance.
     """
-    side_by_side = _Streams(report.proto, model, xs)
-    stride, total = side_by_side.stride, len(xs[0])
+    side_by_side = _Streams(report.proto, model, checked_frames(model, frames))
+    stride, total = side_by_side.stride, side_by_side.total
     side_by_side.compare(0, total)
     side_by_side.reset()
     ends = sorted({0, total, *(stride * (total // stride * n // 10) for n in CUTS)})
@@ -329,7 +331,7 @@ class _Streams:
         self._xs = [tuple(np.roll(x, -b, axis=0) for x in xs) for b in range(batch)]
         self._graph = model.graph()
         self._axes = {s["name"]: s["batch_axis"] for s in read_metadata(proto)["states"]}
-        self.stride = self._graph.clock.stride
+        self.stride, self.total = self._graph.clock.stride, len(xs[0])
         states = [f"{name}_out" for name in self._streams[0].state]
         self.differences = Differences([*self._graph.outputs, *states])
 
