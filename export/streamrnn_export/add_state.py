@@ -123,9 +123,15 @@ def _keep_layout(proto: onnx.ModelProto, model: Model, reader: Reader) -> None:
     del graph.node[:]
     graph.node.extend([*before, *inner, *after])
     notes = {p.key: p.value for p in proto.metadata_props}
-    axes = {n: reader.time_axes.get(n) for n in model.graph().inputs} | reader.output_axes
-    own = {**json.loads(notes["streamrnn"]), "time_axes": axes}
-    helper.set_model_props(proto, {**notes, "streamrnn": json.dumps(own)})
+    layout = {
+        way: [{"name": n, "time_axis": axes.get(n), "batch_axis": None} for n in names]
+        for way, names, axes in (
+            ("inputs", model.graph().inputs, reader.time_axes),
+            ("outputs", model.graph().outputs, reader.output_axes),
+        )
+    }
+    notes["streamrnn"] = json.dumps({**json.loads(notes["streamrnn"]), **layout})
+    helper.set_model_props(proto, notes)
 
 
 def _with_frames(shape: Shape, axis: int | None, frames: int) -> Shape:

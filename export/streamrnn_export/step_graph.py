@@ -158,10 +158,13 @@ class StepGraph:
         return fingerprint(graph, [node.op.weights for node in graph.nodes])
 
     def _port(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> Port:
-        axes = self._own.get("time_axes") if self._own else {}
-        if axes is None:  # the layout of `to_onnx`: (frames, streams, *frame)
-            return Port(name, shape, dtype, 0, shape[2:])
-        return Port(name, shape, dtype, axes.get(name), frame_shape(shape, axes.get(name)))
+        said = [*self._own.get("inputs", []), *self._own.get("outputs", [])]
+        usual = {"time_axis": 0, "batch_axis": 1} if self._own else {}
+        layout = next((note for note in said if note["name"] == name), usual)
+        axis = layout.get("time_axis")
+        if layout.get("batch_axis") == 1:  # as `to_onnx` writes it: (frames, streams, *frame)
+            return Port(name, shape, dtype, axis, shape[2:])
+        return Port(name, shape, dtype, axis, frame_shape(shape, axis))
 
     def _places(self, reader: Reader, pairs: Mapping[str, str]) -> list[State]:
         """Return the states one after another, and make the buffer that they begin with."""
