@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -261,8 +262,7 @@ class Reader:
                 )
             if name in pairs:
                 note = own.get(name, {})
-                inner = note.get("stream_shape")
-                past = Past(shape if inner is None else tuple(inner), name=state_name(name))
+                past = Past(_own_shape(note, shape), name=state_name(name))
                 if isinstance(note.get("initial"), list):
                     begin = np.array(note["initial"], np.float32)
                     past.initial_state = {"": begin.reshape(past.shape)}
@@ -299,7 +299,8 @@ class Reader:
         """
         own = own_metadata(self.proto)
         same = all(s.get("stream_shape") is not None for s in own_states(self.proto))
-        if "fingerprint" in own and same and own.get("stride_frames") == 1:
+        alone = own.get("stride_frames") == 1 and own.get("batch", 1) in (1, None)
+        if "fingerprint" in own and same and alone:
             weights = [node.op.weights for node in graph.nodes]
             graph.known_as[fingerprint(graph, weights)] = str(own["fingerprint"])
 
@@ -549,6 +550,12 @@ def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     if name not in values:
         raise Unsupported(f"{who} reads {name!r}, which nothing before it makes")
     return values[name]
+
+
+def _own_shape(note: Mapping[str, Any], shape: Shape) -> Shape:
+    """Return the shape that a state has in the exported model, if the graph is for one stream."""
+    inner = note.get("stream_shape")
+    return shape if inner is None or math.prod(inner) != math.prod(shape) else tuple(inner)
 
 
 def state_name(name: str) -> str:
