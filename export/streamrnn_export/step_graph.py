@@ -214,15 +214,12 @@ class StepGraph:
 
 
 def _check_form(reader: Reader, own: Mapping[str, Any]) -> None:
-    """Raise FileError unless the graph is one of steps."""
-    form = own.get("form", "step")
-    if form != "step":
-        raise FileError(f"it is a {form} graph; OnnxStream runs step graphs: export it as one")
+    """Raise FileError unless a call takes the frames of one step, of one stream."""
     if own.get("batch", 1) not in (1, None):
         raise FileError(
             f"it takes {own['batch']} streams a call; OnnxStream runs one: export it with batch=1"
         )
-    for name in () if own else reader.time_axes:
+    for name in reader.time_axes:
         given = tuple(reader.shapes[name])
         raise FileError(
             f"it is a graph over sequences: input {name!r} has an open time axis. Make a step "
