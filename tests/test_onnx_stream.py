@@ -396,7 +396,7 @@ def test_a_graph_of_several_streams_is_refused(tmp_path):
     (entry,) = proto.metadata_props
     entry.value = json.dumps({**json.loads(entry.value), "batch": 4})
     onnx.save(proto, tmp_path / "m.onnx")
-    with pytest.raises(sr.FileError, match="it takes 4 streams a call; .* export it with batch=1"):
+    with pytest.raises(sr.FileError, match=r"it takes 4 streams a call; .* export it with batch=1"):
         OnnxStream(tmp_path / "m.onnx")
 
 
