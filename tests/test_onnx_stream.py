@@ -419,10 +419,20 @@ def test_other_forms_of_ours_are_refused(note, message, tmp_path):
     to_onnx(sr.GRUCell(3, 4), tmp_path / "m.onnx", verify=False)
     proto = onnx.load(tmp_path / "m.onnx")
     (entry,) = proto.metadata_props
-    entry.value = json.dumps(json.loads(entry.value) | json.loads(f"{{{note}}}"))
+    entry.value = json.dumps({**json.loads(entry.value), "batch": 4})
     onnx.save(proto, tmp_path / "m.onnx")
-    with pytest.raises(sr.FileError, match=message):
+    with pytest.raises(sr.FileError, match=r"it takes 4 streams a call; .* export it with batch=1"):
         OnnxStream(tmp_path / "m.onnx")
+
+
+def test_a_graph_over_sequences_with_states_is_run_frame_by_frame_if_the_user_says_so(tmp_path):
+    inputs = [("x", F, [1, "time", 3]), ("h_in", F, [1, 1, 3])]
+    outputs = [("y", F, [1, "time", 3]), ("h_out", F, [1, 1, 3])]
+    path = step_graph(tmp_path / "m.onnx", [ADD, COPY], inputs, outputs)
+    with pytest.raises(sr.FileError, match=r"say so with shapes=.'x': \(1, 1, 3\)"):
+        OnnxStream(path)
+    theirs = OnnxStream(path, shapes={"x": (1, 1, 3)})
+    assert theirs.run(np.ones((4, 3), np.float32))[-1].tolist() == [4, 4, 4]
 
 
 def test_files_and_arguments_without_meaning_are_refused(tmp_path):

@@ -222,7 +222,7 @@ def _check_form(reader: Reader, own: Mapping[str, Any]) -> None:
         raise FileError(
             f"it takes {own['batch']} streams a call; OnnxStream runs one: export it with batch=1"
         )
-    for name in () if own else reader.time_axes:
+    for name in reader.time_axes:
         given = tuple(reader.shapes[name])
         raise FileError(
             f"it is a graph over sequences: input {name!r} has an open time axis. Make a step "

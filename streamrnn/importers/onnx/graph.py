@@ -308,8 +308,8 @@ class Reader:
         """
         own = own_metadata(self.proto)
         same = all(s.get("stream_shape") is not None for s in own_states(self.proto))
-        one = own.get("batch", 1) == own.get("stride_frames") == 1
-        if "fingerprint" in own and same and one:
+        alone = own.get("stride_frames") == 1 and own.get("batch", 1) in (1, None)
+        if "fingerprint" in own and same and alone:
             weights = [node.op.weights for node in graph.nodes]
             graph.known_as[fingerprint(graph, weights)] = str(own["fingerprint"])
 
@@ -559,6 +559,12 @@ def _made(values: Mapping[str, Tensor], name: str, who: str) -> Tensor:
     if name not in values:
         raise Unsupported(f"{who} reads {name!r}, which nothing before it makes")
     return values[name]
+
+
+def _own_shape(note: Mapping[str, Any], shape: Shape) -> Shape:
+    """Return the shape that a state has in the exported model, if the graph is for one stream."""
+    inner = note.get("stream_shape")
+    return shape if inner is None or math.prod(inner) != math.prod(shape) else tuple(inner)
 
 
 def state_name(name: str) -> str:
