@@ -153,10 +153,12 @@ class Stream:
         self._plan_table = plan
         self._plan = int(plan.ctypes.data)
         self._advance = advance()
-        # The fast path of `step`: one vector in, one vector out.
+        # The fast path of `step`: one vector in, or one index, and one vector out.
         simple = len(program.inputs) == len(program.outputs) == 1
         x, y = program.inputs[0], program.outputs[0]
         self._flat = simple and len(x.shape) == len(y.shape) == 1 and x.dtype == "float32"
+        tokens = simple and x.shape == () and len(y.shape) == 1 and x.dtype == "int64"
+        self._tokens = (program.index_limits[0] or 0) if tokens else 0
         self._out_size = program.output_size
         self.reset()
         nothing = np.empty(0, F32)
@@ -191,10 +193,10 @@ class Stream:
         NonFiniteError
             If `x` holds a NaN or an infinity and the policy is ``"raise"``; the state is as it was.
         """
-        if self._flat:
+        if self._flat or self._is_token(x):
             y = np.empty(self._out_size, F32) if out is None else out
             try:
-                written = self._advance(self._plan, 1, x, y)
+                written = self._advance(self._plan, 1, x if self._flat else self._one_input, y)
             except Exception:  # numba has no type for what was given; below is said why
                 written = MISMATCH
             if written == 1:
@@ -226,6 +228,13 @@ class Stream:
         result = self._checked(xs, out, single=False)
         assert result is not None
         return result
+
+    def _is_token(self, x: Any) -> bool:
+        """Whether a frame is a plain valid index; if so it is put in place."""
+        valid = type(x) is int and 0 <= x < self._tokens
+        if valid:
+            self._one_input[0] = x
+        return valid
 
     def _checked(self, xs: Any, out: Any, single: bool) -> Result | None:
         """Validate, run and split: the general form of `step` and `run`."""
