@@ -183,6 +183,23 @@ def test_tokens_that_cannot_come_never_come() -> None:
     assert all(math.isfinite(h.log_probability) for h in found)
 
 
+def test_a_plain_integer_is_a_frame_bit_for_bit() -> None:
+    a, b = _model().stream(), _model().stream()
+    out = np.empty(V, np.float32)
+    for token in (0, 3, V - 1, 2):
+        wanted = a.step(np.array(token))
+        assert np.array_equal(b.step(token, out), wanted)
+        assert np.array_equal(a.step(token), b.step(token))
+    assert a.snapshot() == b.snapshot()
+    for wrong in (-1, V, True, 1.0):
+        with pytest.raises(sr.FrameError, match="`x` must"):
+            b.step(wrong)
+    for bad in (np.empty(V + 1, np.float32), np.empty(V), out[::-1]):
+        with pytest.raises(sr.FrameError, match="`out` must be"):
+            b.step(1, bad)
+    assert a.snapshot() == b.snapshot()
+
+
 # Sampling -----------------------------------------------------------------------------------------
 
 

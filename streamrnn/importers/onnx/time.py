@@ -15,6 +15,7 @@ from ...graph import Value
 from ...ops.align import Align
 from ...ops.concat import Concat
 from ...ops.delay import Delay
+from ...ops.op import Op
 from .node import OPERATORS, OVER_TIME, Array, Known, Tensor, Timed, Unsupported
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "later",
     "over_frames",
     "settled",
+    "so_far",
     "state_of_graph",
     "uniform",
     "whole_sequence",
@@ -106,6 +108,16 @@ def settled(x: Timed) -> Timed:
     if not x.front:
         return x
     return Timed(Delay(x.front)(x.value), x.axis, x.length)
+
+
+def so_far(pool: Op, x: Timed) -> Value:
+    """Return what a pooling over all of time is, over the frames so far."""
+    if x.front:
+        raise Unsupported(
+            f"it pools over time a sequence with {x.front} frames of zeros in front of it: a "
+            f"stream would hand these on as its first frames and be as many behind"
+        )
+    return pool(x.value)
 
 
 def aligned(values: Sequence[Value]) -> list[Value]:

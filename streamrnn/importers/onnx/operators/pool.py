@@ -11,10 +11,11 @@ import numpy as np
 from ....graph import Value
 from ....ops import activations as act
 from ....ops.arithmetic import arithmetic
+from ....ops.over_time import MaxOverTime, MeanOverTime
 from ....ops.rearrange import Take
 from ....ops.reduce import Max, Mean, Sum
 from ..node import Array, Known, Tensor, Timed, Unsupported, operator, over_time, reshaped, symbol
-from ..time import settled
+from ..time import each_frame, settled, so_far
 from .conv import convolved
 from .windows import Window, beside, counts, recent, windows
 
@@ -245,6 +246,20 @@ def global_average_pool(a: Known, n: int, x: Value) -> Value:
 @operator("GlobalMaxPool", mixes=_beyond_channels)
 def global_max_pool(a: Known, n: int, x: Value) -> Value:
     return _global(Max, x)
+
+
+@over_time("GlobalAveragePool")
+def global_average_pool_frames(a: Known, n: int, x: Timed) -> Tensor:
+    if x.axis is None or x.axis < 2:
+        return each_frame("GlobalAveragePool", a, n, [x])
+    return Timed(_global(Mean, so_far(MeanOverTime(), x)), None, x.length)
+
+
+@over_time("GlobalMaxPool")
+def global_max_pool_frames(a: Known, n: int, x: Timed) -> Tensor:
+    if x.axis is None or x.axis < 2:
+        return each_frame("GlobalMaxPool", a, n, [x])
+    return Timed(_global(Max, so_far(MaxOverTime(), x)), None, x.length)
 
 
 @operator("GlobalLpPool", mixes=_beyond_channels)

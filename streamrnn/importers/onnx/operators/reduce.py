@@ -12,6 +12,8 @@ from ....graph import Value
 from ....layer import Layer
 from ....ops import activations as act
 from ....ops import compare
+from ....ops.op import Op
+from ....ops.over_time import MaxOverTime, MeanOverTime
 from ....ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from ..node import (
     Handler,
@@ -25,7 +27,7 @@ from ..node import (
     over_time,
     reshaped,
 )
-from ..time import settled, whole_sequence
+from ..time import settled, so_far, whole_sequence
 from .elementwise import together
 
 __all__ = ["over_axes"]
@@ -90,13 +92,19 @@ def reduction(name: str) -> Handler:
     return handler
 
 
-def reduction_of_frames(handler: Handler) -> Handler:
-    """Return the handler of a reduction for a sequence, each frame of which is reduced."""
+SO_FAR: dict[str, type[Op]] = {"Max": MaxOverTime, "Mean": MeanOverTime}
+"""What a reduction over all of time is, over the frames so far."""
+
+
+def reduction_of_frames(handler: Handler, pool: type[Op] | None = None) -> Handler:
+    """Return the handler of a reduction for a sequence: of each frame, or with it over time."""
 
     def frames(a: Known, n: int, x: Timed, axes: Tensor = None) -> Tensor:
         chosen = a.peek("axes", None) if axes is None else integers(axes, "the axes")
         nowhere = not chosen and a.peek("noop_with_empty_axes", 0)
         gone = {axis_of(i, x) for i in chosen} if chosen else set(range(len(x.shape)))
+        if pool is not None and not nowhere and x.axis in gone:
+            return Timed(handler(a, n, so_far(pool(), x), axes), None, x.length)
         return _reduced(handler, a, x, set() if nowhere else gone, axes)
 
     return frames
@@ -155,7 +163,7 @@ def softened(a: Known, x: Tensor) -> range | list[int]:
 
 for _name in REDUCTIONS:
     _handler = operator(f"Reduce{_name}")(reduction(_name))
-    over_time(f"Reduce{_name}")(reduction_of_frames(_handler))
+    over_time(f"Reduce{_name}")(reduction_of_frames(_handler, SO_FAR.get(_name)))
 for _kind in (ArgMax, ArgMin):
     _handler = operator(_kind.__name__)(position(_kind))
     over_time(_kind.__name__)(position_of_frames(_handler))
