@@ -46,15 +46,17 @@ from .ops.activations import (
 )
 from .ops.align import Align
 from .ops.arithmetic import Add, Affine, Div, Mul, Scale, Sub
-from .ops.compare import Equal, Less, LessOrEqual, Maximum, Minimum, Mod, Pow, Where
+from .ops.compare import Atan2, Equal, Less, LessOrEqual, Maximum, Minimum, Mod, Pow, Where
 from .ops.concat import Concat, concat
 from .ops.constant import Constant
 from .ops.context import Context
 from .ops.conv1d import Conv1d
 from .ops.cumsum import CumSum
 from .ops.delay import Delay
+from .ops.deltas import Deltas
 from .ops.dynamic_quantize import DynamicQuantize
 from .ops.embedding import Embedding
+from .ops.fourier import IRFFT, RFFT
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
@@ -84,13 +86,17 @@ from .ops.mathematics import (
     Trunc,
 )
 from .ops.matmul import MatMul
+from .ops.mel import DCT, MelFilterbank
 from .ops.norm import BatchNorm1d, LayerNorm, RMSNorm
 from .ops.op import Op
+from .ops.overlap_add import OverlapAdd
 from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
 from .ops.recent import Recent
 from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
+from .ops.running import ExponentialMean, RunningNorm
+from .ops.window import Window
 from .reference import ReferenceStream
 from .stream import Stream
 from .version import VERSION
@@ -109,6 +115,7 @@ __all__ = [
     "Asin",
     "Asinh",
     "Atan",
+    "Atan2",
     "Atanh",
     "BatchNorm1d",
     "Ceil",
@@ -120,7 +127,9 @@ __all__ = [
     "Cos",
     "Cosh",
     "CumSum",
+    "DCT",
     "Delay",
+    "Deltas",
     "Div",
     "DynamicQuantize",
     "ELU",
@@ -129,6 +138,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "ExponentialMean",
     "ExportError",
     "FileError",
     "Flatten",
@@ -143,6 +153,7 @@ __all__ = [
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "IRFFT",
     "Input",
     "Int8LSTMStep",
     "IntegerLinear",
@@ -163,6 +174,7 @@ __all__ = [
     "Max",
     "Maximum",
     "Mean",
+    "MelFilterbank",
     "Min",
     "Minimum",
     "Mish",
@@ -171,11 +183,13 @@ __all__ = [
     "Mul",
     "NonFiniteError",
     "Op",
+    "OverlapAdd",
     "PReLU",
     "Pad",
     "Past",
     "Pow",
     "Prod",
+    "RFFT",
     "RMSNorm",
     "RNN",
     "RNNCell",
@@ -186,6 +200,7 @@ __all__ = [
     "ReferenceStream",
     "Reshape",
     "Round",
+    "RunningNorm",
     "SELU",
     "Scale",
     "Sequential",
@@ -213,13 +228,14 @@ __all__ = [
     "Value",
     "WeightError",
     "Where",
+    "Window",
     "concat",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``streamrnn.export`` when it is first used: it needs onnx."""
-    if name == "export":
-        return importlib.import_module(".export", __name__)
+    """Import ``streamrnn.export``, which needs onnx, and ``streamrnn.frontend`` when first used."""
+    if name in ("export", "frontend"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")
