@@ -111,7 +111,7 @@ class PCEN(FrontEnd):
         mean.initial_state = {"mean": np.ones(x.shape)}
         gain = Exp()(Log()(mean(x) + self.eps) * -self.gain)
         raised = Exp()(Log()(x * gain + self.bias) * self.power)
-        return raised - self.bias**self.power
+        return raised - math.pow(self.bias, self.power)
 
 
 def standardize(mean: Any, std: Any) -> Affine:

@@ -15,9 +15,10 @@ same as           ``melspectrogram``,      ``MelSpectrogram``,     ``compute-fba
                   ``mfcc``                 ``MFCC``                ``--dither=0``
 ================  =======================  ======================  =================================
 
-librosa's and torchaudio's ``top_db`` compares with the loudest frame of the whole recording, which a
-stream does not know: give them ``top_db=None``. Kaldi is used to samples of 16 bits: put
-``Scale(32768)`` in front of it where samples lie between -1 and 1. Dither is always off.
+librosa's and torchaudio's ``top_db`` compares with the loudest frame of the whole recording, which
+a stream does not know: give them ``top_db=None``. Kaldi is used to samples of 16 bits and a lowest
+frequency of 20 Hz: put ``Scale(32768.0)`` in front where samples lie between -1 and 1, and say
+``f_min_hz=20``. Dither is always off.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from .spectrum import Power
 
 __all__ = ["MFCC", "Decibels", "LogMel", "Mel"]
 
-SCALES = {"librosa": ("slaney", "slaney"), "torchaudio": ("htk", "none"), "kaldi": ("kaldi", "none")}
+SCALES = {
+    "librosa": ("slaney", "slaney"),
+    "torchaudio": ("htk", "none"),
+    "kaldi": ("kaldi", "none"),
+}
 LARGEST, EPSILON = float(np.finfo(np.float32).max), float(np.finfo(np.float32).eps)
 
 

@@ -1,4 +1,4 @@
-"""Another sample rate for a stream of samples, by soxr; it stands in front of a model, not in it."""
+"""Another sample rate for a stream of samples, by soxr; in front of a model, not inside it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
 class Resampler:
     """Samples at one rate in, samples at another out, in blocks of any length.
 
-    All outputs in a row are, bit for bit, ``soxr.resample`` of all inputs in a row, however they were
-    cut: n samples become ``floor(n * to_hz / from_hz + 0.5)``, and output k belongs to the time
-    ``k / to_hz``. Blocks come out when soxr has enough of them: some are empty, and
-    ``delay_samples`` says how much is still to come. Needs the extra ``audio``.
+    All outputs in a row are, bit for bit, ``soxr.resample`` of all inputs in a row, however they
+    were cut: n samples become ``floor(n * to_hz / from_hz + 0.5)``, and output k belongs to the
+    time ``k / to_hz``. soxr gives samples in bursts: some blocks are empty, and ``delay_samples``
+    says how much is still to come. Needs the extra ``audio``.
 
     Parameters
     ----------

@@ -11,8 +11,8 @@ from ..ops.align import Align
 from ..ops.compare import Atan2
 from ..ops.fourier import IRFFT, RFFT
 from ..ops.overlap_add import OverlapAdd
-from ..ops.reduce import Sum
 from ..ops.rearrange import Reshape
+from ..ops.reduce import Sum
 from ..ops.window import Window
 from .framing import Frames, FrontEnd, padded_samples
 
@@ -23,9 +23,9 @@ __all__ = ["ISTFT", "STFT", "Magnitude", "Phase", "Power"]
 class STFT(FrontEnd):
     """Short-time Fourier transform, as ``librosa.stft`` and ``torch.stft``.
 
-    Frames are float32 [shape=(hop_length,)], outputs float32 [shape=(2, n_fft // 2 + 1)]: real parts,
-    then imaginary parts. Frame m is that of librosa with ``center=False`` on the signal with `padding`
-    zeros in front (see :mod:`streamrnn.frontend.framing`).
+    Frames are float32 [shape=(hop_length,)], outputs float32 [shape=(2, n_fft // 2 + 1)]: real
+    parts, then imaginary parts. Frame m is that of librosa with ``center=False`` on the signal with
+    `padding` zeros in front (see :mod:`streamrnn.frontend.framing`).
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Magnitude(FrontEnd):
 
 @dataclass(eq=False)
 class Phase(FrontEnd):
-    """Angle of a spectrum in radians, from -pi to pi, 0 where it is 0: (2, bins) becomes (bins,)."""
+    """Angle of a spectrum in radians, -pi to pi, 0 where it is 0: (2, bins) becomes (bins,)."""
 
     def build(self, x: Value) -> Value:
         return Reshape(x.shape[1:])(Atan2()(x[1:2], x[:1]))

@@ -5,9 +5,9 @@ Stage by stage, with the radix r (2, 3, 4 or 5) and s the product of those befor
     y[s (r p + j) + q] = w^(j p) * sum over k of  x[s p + q + m k] * exp(-2 pi i j k / r)
 
 for p below m / s, q below s, j below r, where ``w = exp(-2 pi i s / n)`` (Van Loan, "Computational
-Frameworks for the Fast Fourier Transform", 1992, section 1.7). No bits are reversed: the numbers end
-up in order. The lanes of a vector are neighbouring ``s p + q``; where s is no whole number of vectors
-the stage's results are written side by side first, and moved to their places then.
+Frameworks for the Fast Fourier Transform", 1992, section 1.7). No bits are reversed: the numbers
+end up in order. The lanes of a vector are neighbouring ``s p + q``; where s is no whole number of
+vectors the stage's results are written side by side first, and moved to their places then.
 
 Numbers lie apart: n real parts, then from ``half`` on n imaginary parts.
 """

@@ -1,7 +1,7 @@
 """Differences over time: the slope of a line through the frames around each one.
 
-``y[m] = sum over k = 1 … N of  k (x[m + k] - x[m - k]) / (2 sum of k^2)``, the regression of HTK and
-Kaldi, as ``torchaudio.functional.compute_deltas``. The first frame stands for those before it.
+``y[m] = sum over k = 1 … N of  k (x[m + k] - x[m - k]) / (2 sum of k^2)``, the regression of HTK
+and Kaldi, as ``torchaudio.functional.compute_deltas``. The first frame stands for those before it.
 """
 
 from __future__ import annotations

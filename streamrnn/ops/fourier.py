@@ -1,9 +1,9 @@
 """Fourier transforms of real frames: ``X[k] = sum over t of x[t] exp(-2 pi i k t / n)``, and back.
 
 A spectrum has shape (2, n // 2 + 1): the real parts, then the imaginary parts. Where n is a product
-of 2, 3 and 5 the kernel is a fast transform, otherwise a product with the transform's matrix, which is
-also the form in ONNX: every runtime has it. The largest error is about 2e-7 of the spectrum's
-largest number.
+of 2, 3 and 5 the kernel is a fast transform, otherwise a product with the transform's matrix, which
+is also the form in ONNX: every runtime has it. Errors stay below 3e-7 of the spectrum's largest
+number.
 """
 
 from __future__ import annotations

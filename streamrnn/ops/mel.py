@@ -2,11 +2,11 @@
 
 Three kinds of filters, each named after who computes them so:
 
-============  ============================================  =======================================
-``"slaney"``  linear below 1 kHz, logarithmic above          triangles over hertz (librosa's default)
-``"htk"``     ``2595 log10(1 + f / 700)``                    triangles over hertz (torchaudio)
-``"kaldi"``   ``1127 ln(1 + f / 700)``                       triangles over mel, no Nyquist bin
-============  ============================================  =======================================
+============  ===================================  ========================================
+``"slaney"``  linear below 1 kHz, then logarithmic  triangles over hertz (librosa's default)
+``"htk"``     ``2595 log10(1 + f / 700)``           triangles over hertz (torchaudio)
+``"kaldi"``   ``1127 ln(1 + f / 700)``              triangles over mel, no Nyquist bin
+============  ===================================  ========================================
 
 With ``norm="slaney"`` a triangle over hertz has the area 1, otherwise the height 1.
 """
@@ -26,7 +26,7 @@ from .op import Array
 
 __all__ = ["DCT", "MelFilterbank"]
 
-# Slaney's scale (Auditory Toolbox, 1998): 3 mel are 200 Hz up to 1 kHz, then 27 are a factor of 6.4.
+# Slaney's scale (Auditory Toolbox, 1998): 3 mel are 200 Hz up to 1 kHz, then 27 a factor of 6.4.
 BREAK_HZ, BREAK_MEL, LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27
 
 
@@ -143,7 +143,8 @@ class MelFilterbank(FixedProduct):
         filters = np.maximum(np.minimum(rising, falling), 0)
         if self.scale == "kaldi":
             filters[:, self.n_fft // 2 :] = 0
-        return filters * (2 / (right - left)) if self.norm == "slaney" else filters
+        height = 2 / (right - left) if self.norm == "slaney" else 1.0
+        return np.asarray(filters * height)
 
 
 @dataclass(eq=False)

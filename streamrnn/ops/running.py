@@ -1,8 +1,12 @@
 """Means that run along the stream, and normalisation by them.
 
-Each feature by itself: ``mean += a (x - mean)`` and ``var += a ((x - mean_before) (x - mean) - var)``
-(Welford's recurrence). With ``a = 1 / (frames so far)`` these are the exact mean and variance of all
-frames; where `a` stays at ``1 / frames`` they forget exponentially.
+Each feature by itself (Welford's recurrence)::
+
+    mean += a (x - mean)
+    var  += a ((x - mean_before) (x - mean) - var)
+
+With ``a = 1 / (frames so far)`` these are the exact mean and variance of all frames; where `a`
+stays at ``1 / frames`` they forget exponentially.
 """
 
 from __future__ import annotations
