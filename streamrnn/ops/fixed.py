@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["FixedProduct", "product"]
+__all__ = ["product"]
 
 
 def product(matrix: Array) -> Linear:
@@ -25,7 +25,7 @@ def product(matrix: Array) -> Linear:
     return op
 
 
-class FixedProduct(Op):
+class _FixedProduct(Op):
     """``y = M x`` over the last axis of a frame."""
 
     def matrix(self) -> Array:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ConfigError
-from .fixed import FixedProduct
+from .fixed import _FixedProduct
 from .op import Array
 
 __all__ = ["DCT", "MelFilterbank"]
@@ -55,7 +55,7 @@ _SCALES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = 
 
 
 @dataclass(eq=False)
-class MelFilterbank(FixedProduct):
+class MelFilterbank(_FixedProduct):
     """Energies in mel bands of a spectrum's bins.
 
     Frames are float32 [shape=(…, n_fft // 2 + 1)], outputs float32 [shape=(…, n_mels)].
@@ -148,7 +148,7 @@ class MelFilterbank(FixedProduct):
 
 
 @dataclass(eq=False)
-class DCT(FixedProduct):
+class DCT(_FixedProduct):
     """Cosine transform (type II, orthonormal) of the last axis, for cepstra.
 
     Frames are float32 [shape=(…, I)], outputs float32 [shape=(…, O)], the first O coefficients.
