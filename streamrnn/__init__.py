@@ -96,6 +96,7 @@ from .ops.recent import Recent
 from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
 from .ops.running import ExponentialMean, RunningNorm
+from .ops.sos_filter import SOSFilter
 from .ops.window import Window
 from .reference import ReferenceStream
 from .stream import Stream
@@ -202,6 +203,7 @@ __all__ = [
     "Round",
     "RunningNorm",
     "SELU",
+    "SOSFilter",
     "Scale",
     "Sequential",
     "SiLU",

@@ -704,6 +704,17 @@ add("WithDeltas", on(9, fe.WithDeltas))
 add("WithDeltas of MFCC", lambda: Sequential(fe.MFCC(8000, 64, 25, 14), fe.WithDeltas(1, 9)))
 add("PCEN", on(20, lambda: fe.PCEN(16000, 160)), low=0.0)
 
+# Butterworth, 0.1 and 0.3 of the sample rate: the sections of a band-pass of order 4
+_SOS = (
+    (0.2066, 0.4131, 0.2066, 1.0, -0.3695, 0.1958),
+    (1.0, -2.0, 1.0, 1.0, -1.1905, 0.4903),
+)
+for _n in (1, 3, 20):
+    add(f"SOSFilter {_n}", on(_n, lambda: s.SOSFilter(_SOS)))
+add("SOSFilter blocks", on(20, lambda: s.SOSFilter(_SOS, blocks=True)))
+add("SOSFilter of one section", on(7, lambda: s.SOSFilter(_SOS[0], blocks=True)))
+add("SOSFilter before a stride", on(3, lambda: s.SOSFilter(_SOS), lambda: s.Conv1d(3, 2, 2, 2)))
+
 # Graphs -------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@ Run it by hand, with librosa, kaldi-native-fbank, scipy, torch and torchaudio in
     python tests/golden/make_frontend.py
 
 ``signal`` is seeded, a quarter of a second at 16 kHz in 16 bits: a rising tone, noise, a click, and
-silence. All else is float32, computed in float64 where the library can. Frames are the first axis.
+silence. All else is float32 (coefficients float64), computed in float64 where the library
+can. Frames are the first axis.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def with_librosa(x: np.ndarray) -> dict[str, np.ndarray]:
     db = librosa.power_to_db(mel, top_db=None)
     found = {
         "stft": librosa.stft(x, center=False, **options),
-        "stft_center": librosa.stft(x, win_length=400, pad_mode="constant", **options),
+        "stft_center": librosa.stft(
+            x, n_fft=256, hop_length=HOP, win_length=200, pad_mode="constant"
+        ),
         "stft_hamming": librosa.stft(x, n_fft=400, hop_length=200, window="hamming", center=False),
         "mel_librosa": mel,
         "log_mel_librosa": db,
@@ -103,12 +106,22 @@ def windows() -> dict[str, np.ndarray]:
     return found
 
 
+def filters(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a band-pass of order 8 (coefficients and result), and a high-pass of order 3."""
+    band = scipy.signal.butter(4, (300, 3400), "bandpass", fs=RATE, output="sos")
+    high = scipy.signal.butter(3, 60, "highpass", fs=RATE, output="sos")
+    made = {"band": band, "high": high}
+    sos = {f"sos/{name}": coefficients for name, coefficients in made.items()}
+    return sos | {name: scipy.signal.sosfilt(c, x)[:1600] for name, c in made.items()}
+
+
 def main() -> None:
     """Write the file."""
     samples = signal()
     x = samples / 32768
-    made = with_librosa(x) | with_torchaudio(x) | with_kaldi(x) | windows()
+    made = with_librosa(x) | with_torchaudio(x) | with_kaldi(x) | windows() | filters(x)
     kinds = {name: np.complex64 if np.iscomplexobj(a) else np.float32 for name, a in made.items()}
+    kinds |= {name: np.float64 for name in made if name.startswith("sos/")}
     arrays = {name: a.astype(kinds[name]) for name, a in made.items()}
     path = Path(__file__).parent / "frontend.npz"
     np.savez_compressed(path, signal=samples, **arrays)
