@@ -46,15 +46,17 @@ from .ops.activations import (
 )
 from .ops.align import Align
 from .ops.arithmetic import Add, Affine, Div, Mul, Scale, Sub
-from .ops.compare import Equal, Less, LessOrEqual, Maximum, Minimum, Mod, Pow, Where
+from .ops.compare import Atan2, Equal, Less, LessOrEqual, Maximum, Minimum, Mod, Pow, Where
 from .ops.concat import Concat, concat
 from .ops.constant import Constant
 from .ops.context import Context
 from .ops.conv1d import Conv1d
 from .ops.cumsum import CumSum
 from .ops.delay import Delay
+from .ops.deltas import Deltas
 from .ops.dynamic_quantize import DynamicQuantize
 from .ops.embedding import Embedding
+from .ops.fourier import IRFFT, RFFT
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
@@ -84,14 +86,19 @@ from .ops.mathematics import (
     Trunc,
 )
 from .ops.matmul import MatMul
+from .ops.mel import DCT, MelFilterbank
 from .ops.norm import BatchNorm1d, LayerNorm, RMSNorm
 from .ops.op import Op
 from .ops.over_time import MaxOverTime, MeanOverTime
+from .ops.overlap_add import OverlapAdd
 from .ops.past import Past
 from .ops.rearrange import Expand, Flatten, Pad, Reshape, Slice, Take, Transpose
 from .ops.recent import Recent
 from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
+from .ops.running import ExponentialMean, RunningNorm
+from .ops.sos_filter import SOSFilter
+from .ops.window import Window
 from .reference import ReferenceStream
 from .stream import Stream
 from .version import VERSION
@@ -110,6 +117,7 @@ __all__ = [
     "Asin",
     "Asinh",
     "Atan",
+    "Atan2",
     "Atanh",
     "BatchNorm1d",
     "Ceil",
@@ -121,7 +129,9 @@ __all__ = [
     "Cos",
     "Cosh",
     "CumSum",
+    "DCT",
     "Delay",
+    "Deltas",
     "Div",
     "DynamicQuantize",
     "ELU",
@@ -130,6 +140,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "ExponentialMean",
     "ExportError",
     "FileError",
     "Flatten",
@@ -144,6 +155,7 @@ __all__ = [
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "IRFFT",
     "Input",
     "Int8LSTM",
     "IntegerLinear",
@@ -166,6 +178,7 @@ __all__ = [
     "Maximum",
     "Mean",
     "MeanOverTime",
+    "MelFilterbank",
     "Min",
     "Minimum",
     "Mish",
@@ -174,11 +187,13 @@ __all__ = [
     "Mul",
     "NonFiniteError",
     "Op",
+    "OverlapAdd",
     "PReLU",
     "Pad",
     "Past",
     "Pow",
     "Prod",
+    "RFFT",
     "RMSNorm",
     "RNN",
     "RNNCell",
@@ -189,7 +204,9 @@ __all__ = [
     "ReferenceStream",
     "Reshape",
     "Round",
+    "RunningNorm",
     "SELU",
+    "SOSFilter",
     "Scale",
     "Sequential",
     "SiLU",
@@ -216,13 +233,14 @@ __all__ = [
     "Value",
     "WeightError",
     "Where",
+    "Window",
     "concat",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``streamrnn.export`` when it is first used: it needs onnx."""
-    if name == "export":
-        return importlib.import_module(".export", __name__)
+    """Import ``streamrnn.export``, which needs onnx, and ``streamrnn.frontend`` when first used."""
+    if name in ("export", "frontend"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import streamrnn as s
+import streamrnn.frontend as fe
 from streamrnn import Input, Layer, Model, Sequential, concat
 
 __all__ = ["CASES", "Case", "find", "random_frames", "trained"]
@@ -637,6 +638,101 @@ def _product(*shapes: tuple[int, ...]) -> Callable[[], Layer]:
 add("MatMul", _product((3, 5), (5, 20)))
 add("MatMul of vectors", _product((1, 20), (20, 1)))
 add("MatMul planes", _product((2, 4, 3, 7), (2, 4, 7, 33)))
+
+add("Atan2", _pair(s.Atan2, (20,)))
+
+# Front ends ---------------------------------------------------------------------------------------
+
+for _n in (1, 3, 12, 30, 100, 256):  # every radix, less than a vector and many
+    add(f"RFFT {_n}", on(_n, functools.partial(s.RFFT, _n)))
+    add(f"IRFFT {_n}", functools.partial(s.IRFFT, _n))
+add("RFFT 7 by the matrix", on(7, lambda: s.RFFT(7)))
+add("RFFT 22 of 20 by the matrix", on(20, lambda: s.RFFT(22)))
+add("IRFFT 22 by the matrix", lambda: s.IRFFT(22))
+add("RFFT 64 of 50", on(50, lambda: s.RFFT(64)))
+add("Window", lambda: s.Window(33))
+add("Window of one", lambda: s.Window(1))
+add("Window symmetric in the middle", lambda: s.Window(20, "blackman", 9, periodic=False))
+add("Window for synthesis", lambda: s.Window(20, "hamming", overlap=7))
+add("MelFilterbank", lambda: s.MelFilterbank(20, 256, 16000.0))
+add("MelFilterbank on rows", on((3, 33), lambda: s.MelFilterbank(3, 64, 8000.0, norm="none")))
+add("DCT", lambda: s.DCT(20, 20))
+add("DCT liftered", lambda: s.DCT(33, 13, 22.0))
+for _n, _hop in ((1, 1), (20, 20), (33, 10), (7, 6)):
+    add(f"OverlapAdd {_n} {_hop}", functools.partial(s.OverlapAdd, _n, _hop))
+for _n in (1, 33):
+    add(f"Deltas {_n}", on(_n, s.Deltas))
+    add(f"ExponentialMean {_n}", on(_n, lambda: s.ExponentialMean(0.2)))
+    add(f"RunningNorm {_n}", on(_n, s.RunningNorm), tolerance=1e-4)
+add("Deltas over 41 frames", on(3, lambda: s.Deltas(41)))
+add("Deltas behind a look-ahead", lambda: Sequential(s.Conv1d(3, 4, 3, lookahead=2), s.Deltas(3)))
+add("ExponentialMean of planes", on((3, 7), lambda: s.ExponentialMean(1.0)))
+add("RunningNorm forgetful", on(20, lambda: s.RunningNorm(5)), tolerance=1e-4)
+add("RunningNorm mean only", on((3, 7), lambda: s.RunningNorm(variance=False)))
+add("RunningNorm of a number", on((), lambda: s.RunningNorm(9)), tolerance=1e-4)
+
+
+def _strided_statistics() -> Layer:
+    """States that change twice in a call of the step graph."""
+    return Sequential(
+        s.ExponentialMean(0.3),
+        s.RunningNorm(7, eps=0.1),
+        s.OverlapAdd(5, 2),
+        s.Deltas(5),
+        s.Conv1d(2, 3, 2, stride=2),
+    )
+
+
+def _masked() -> Layer:
+    """A mask for each bin, from the magnitudes, by a GRU; and back to samples."""
+    x = Input(8)
+    spectrum = fe.STFT(32, 8, padding="causal")(x)
+    mask = s.Sigmoid()(s.Linear(5, 17)(s.GRUCell(17, 5)(fe.Magnitude()(spectrum))))
+    return Model(x, fe.ISTFT(32, 8, padding="causal")(spectrum * mask))
+
+
+add("statistics before a stride", lambda: Sequential(Input(5), _strided_statistics()))
+for _length, _hop, _padding in ((12, 5, 0), (12, 4, "causal"), (3, 5, 0), (33, 5, "center")):
+    add(
+        f"Frames {_length} {_hop} {_padding}", functools.partial(fe.Frames, _length, _hop, _padding)
+    )
+add("Frames 1 1", lambda: fe.Frames(1, 1))
+add("PreEmphasis", on(7, fe.PreEmphasis))
+add("RemoveMean", on(7, fe.RemoveMean))
+add("STFT", lambda: fe.STFT(60, 20, 50))
+add("STFT and back", lambda: Sequential(fe.STFT(32, 8), fe.ISTFT(32, 8)))
+add("STFT, a mask and back", _masked)
+add("Power", on((2, 9), fe.Power))
+add("Magnitude", on((2, 9), fe.Magnitude))
+add("Phase", on((2, 9), fe.Phase))
+add("Decibels", on(20, fe.Decibels), low=1e-3)
+add("Mel", lambda: fe.Mel(8000, 100, 40, 9))
+for _style in ("librosa", "torchaudio", "kaldi"):
+    add(
+        f"LogMel {_style}",
+        functools.partial(fe.LogMel, 8000, 128, 40, 20, _style, win_length=100, padding="causal"),
+    )
+add("LogMel and GRU", lambda: Sequential(fe.LogMel(8000, 100, 40, 9), s.RunningNorm(), s.GRU(9, 5)))
+add("MFCC", lambda: fe.MFCC(8000, 128, 50, 20))
+add(
+    "MFCC kaldi energy",
+    lambda: fe.MFCC(8000, 64, 25, 12, "kaldi", n_mfcc=7, use_energy=True),
+    tolerance=1e-4,  # the lifter makes twelve times as much of an error
+)
+add("WithDeltas", on(9, fe.WithDeltas))
+add("WithDeltas of MFCC", lambda: Sequential(fe.MFCC(8000, 64, 25, 14), fe.WithDeltas(1, 9)))
+add("PCEN", on(20, lambda: fe.PCEN(16000, 160)), low=0.0)
+
+# Butterworth, 0.1 and 0.3 of the sample rate: the sections of a band-pass of order 4
+_SOS = (
+    (0.2066, 0.4131, 0.2066, 1.0, -0.3695, 0.1958),
+    (1.0, -2.0, 1.0, 1.0, -1.1905, 0.4903),
+)
+for _n in (1, 3, 20):
+    add(f"SOSFilter {_n}", on(_n, lambda: s.SOSFilter(_SOS)))
+add("SOSFilter blocks", on(20, lambda: s.SOSFilter(_SOS, blocks=True)))
+add("SOSFilter of one section", on(7, lambda: s.SOSFilter(_SOS[0], blocks=True)))
+add("SOSFilter before a stride", on(3, lambda: s.SOSFilter(_SOS), lambda: s.Conv1d(3, 2, 2, 2)))
 
 # Graphs -------------------------------------------------------------------------------------------
 

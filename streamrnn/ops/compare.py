@@ -1,10 +1,11 @@
-"""Two values element by element: comparisons, the larger and the smaller, remainders, powers.
+"""Two values element by element: comparisons, the larger and the smaller, remainders, angles.
 
 Truths are numbers: 1 and 0; what is not 0 is true.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..errors import GraphError
 from ..graph import Shape, shown
+from ..kernels.functions import atan
 from ..kernels.simd import select_eq, select_le, select_lt, splat, vmax, vmin
 from ..kernels.tape import Frames, Scratch, Size, elementwise, kernel
 from .arithmetic import _Binary
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["Equal", "Less", "LessOrEqual", "Maximum", "Minimum", "Mod", "Pow", "Where"]
+__all__ = ["Atan2", "Equal", "Less", "LessOrEqual", "Maximum", "Minimum", "Mod", "Pow", "Where"]
 
 
 @elementwise
@@ -53,6 +55,15 @@ def minimum(a: Vector, b: Vector) -> Vector:
 @elementwise
 def where(condition: Vector, a: Vector, b: Vector) -> Vector:
     return select_eq(condition, splat(0.0), b, a)
+
+
+@elementwise
+def atan2(a: Vector, b: Vector) -> Vector:
+    """Where b is negative, half a turn is added to the angle of the other half plane."""
+    angle = select_eq(a, splat(0.0), splat(0.0), atan(a / b))
+    half_turn = select_lt(a, splat(0.0), splat(-math.pi), splat(math.pi))
+    angle = angle + select_lt(b, splat(0.0), half_turn, splat(0.0))
+    return select_eq(b, b, angle, b)
 
 
 @kernel
@@ -140,6 +151,22 @@ class Pow(_Binary):
     """``a ** b`` of two values of one shape, element by element."""
 
     kernel, function = power, np.power
+
+
+class Atan2(_Binary):
+    """Angle of the point ``(b, a)`` in radians, from -pi to pi, of two finite values of one shape.
+
+    The sign of a zero is not seen: the angle of (-1, -0.0) is pi.
+    """
+
+    kernel, function = atan2, np.arctan2
+
+    def onnx(self, g: Recorder, *xs: str) -> str:
+        zero, pi = g.constant(np.float32(0)), g.constant(np.float32(np.pi))
+        angle = g.op("Where", g.op("Equal", xs[0], zero), zero, g.op("Atan", g.op("Div", *xs)))
+        half_turn = g.op("Where", g.op("Less", xs[0], zero), g.op("Neg", pi), pi)
+        turned = g.op("Where", g.op("Less", xs[1], zero), half_turn, zero)
+        return g.op("Add", angle, turned)
 
 
 @dataclass(eq=False)
