@@ -9,8 +9,9 @@ checked:
     Names of the classes that an output scores, in its order: a list of different texts, as long as
     the last axis of an output.
 ``features``
-    How frames are made from the signal: a mapping, such as ``{"kind": "mel", "n_mels": 40,
-    "window": 400, "hop": 160}``.
+    How frames are made from the signal: a mapping, such as ``{"kind": "LogMel", "sample_rate_hz":
+    16000, "n_fft": 512, "hop_length": 160, "n_mels": 40}``, which
+    :func:`streamrnn.frontend.from_features` reads.
 """
 
 from __future__ import annotations

@@ -44,6 +44,6 @@ def second_opinion(
     differences = Differences(wanted)
     for (name, array), result in zip(wanted.items(), results, strict=True):
         differences.add(name, np.asarray(result), array)
-    error = max(differences.scaled().values(), default=0.0)
-    verdict = "agrees with" if error <= tolerance else "DIFFERS from"
-    return f"onnx.reference {verdict} onnxruntime on the first call: {error:.2e}"
+    largest = max(differences.scaled().values(), default=0.0)
+    verdict = "agrees with" if largest <= tolerance else "DIFFERS from"
+    return f"onnx.reference {verdict} onnxruntime on the first call: {largest:.2e}"

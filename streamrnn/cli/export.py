@@ -107,7 +107,7 @@ def _batch(text: str) -> int | None:
 
 def _with_frontend(file: Path, model: Model) -> Any:
     """Return the front end that the model's metadata names, and the model behind it."""
-    from ..frontend import from_metadata
+    from ..frontend import from_features
 
     features = model.metadata.get("features")
     if features is None:
@@ -115,4 +115,4 @@ def _with_frontend(file: Path, model: Model) -> Any:
             f"{file}: its metadata names no front end: save the model with "
             f"metadata={{'features': …}}, or build Sequential(front end, model) in Python"
         )
-    return Sequential(from_metadata(features), model)
+    return Sequential(from_features(features), model)

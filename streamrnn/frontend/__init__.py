@@ -4,6 +4,7 @@ A frame of a front end is one hop: the next ``hop_length`` samples of the signal
 given samples as they come from a sound card, in blocks, and all that is behind runs once a hop.
 """
 
+from .described import from_features
 from .features import PCEN, WithDeltas, standardize
 from .framing import Frames, FrontEnd, PreEmphasis, RemoveMean
 from .mel import MFCC, Decibels, LogMel, Mel
@@ -27,5 +28,6 @@ __all__ = [
     "Resampler",
     "STFT",
     "WithDeltas",
+    "from_features",
     "standardize",
 ]
