@@ -16,7 +16,10 @@ from .errors import (
 )
 from .files import load
 from .graph import Input, Value
+from .importers.npz import load_npz
+from .importers.rtneural import from_rtneural
 from .layer import Layer, Model, Sequential
+from .layouts import gru_weights, lstm_weights, rnn_weights
 from .ops.activations import (
     ELU,
     GELU,
@@ -93,6 +96,7 @@ from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
 from .stream import Stream
+from .variants import GRUVariant, LSTMVariant, RNNVariant
 from .version import VERSION
 
 __version__ = VERSION
@@ -139,6 +143,7 @@ __all__ = [
     "GELU",
     "GRU",
     "GRUCell",
+    "GRUVariant",
     "GraphError",
     "Hardsigmoid",
     "Hardswish",
@@ -150,6 +155,7 @@ __all__ = [
     "IsNaN",
     "LSTM",
     "LSTMCell",
+    "LSTMVariant",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -179,6 +185,7 @@ __all__ = [
     "RMSNorm",
     "RNN",
     "RNNCell",
+    "RNNVariant",
     "ReLU",
     "ReLU6",
     "Recent",
@@ -214,12 +221,21 @@ __all__ = [
     "WeightError",
     "Where",
     "concat",
+    "from_keras",
+    "from_rtneural",
+    "gru_weights",
     "load",
+    "load_npz",
+    "lstm_weights",
+    "rnn_weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``streamrnn.export`` when it is first used: it needs onnx."""
+    """Import what few programs use when it is first used."""
     if name == "export":
         return importlib.import_module(".export", __name__)
+    if name == "from_keras":
+        found = globals()[name] = importlib.import_module(".importers.keras", __name__).from_keras
+        return found
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")

@@ -22,7 +22,7 @@ __all__ = ["info"]
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A .onnx or .safetensors file.")],
+    file: Annotated[Path, typer.Argument(help="A .onnx, .safetensors, .keras, .h5 or .json file.")],
     shape: Annotated[
         list[str] | None,
         typer.Option(
