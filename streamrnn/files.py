@@ -198,7 +198,8 @@ def _load_keras(path: Path, options: Mapping[str, Any]) -> Model:
     unknown = options.keys() - {"model", "ignore_masks"}
     if unknown:
         raise FileError(f"{path}: unknown option {', '.join(sorted(unknown))}")
-    return from_keras(path, **options)
+    model: Model = from_keras(path, **options)
+    return model
 
 
 def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:

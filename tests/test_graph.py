@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamrnn as s
-from checks import assert_close, assert_same, parts, piece
+from checks import assert_close, assert_same, parts, piece, run_in_steps
 from streamrnn import (
     ConfigError,
     GraphError,

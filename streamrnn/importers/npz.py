@@ -1,4 +1,4 @@
-"""NumPy's ``.npz`` archives as weights: never unpickled, no memory taken before sizes are checked."""
+"""NumPy's ``.npz`` archives as weights: never unpickled, every size checked before it is read."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def _array(who: str, file: Any, size: int) -> Array:
         raise FileError(f"{who} holds {dtype}, expected numbers")
     if math.prod(shape) * dtype.itemsize != size - file.tell():
         raise FileError(f"{who} of shape {shape} does not take {size - file.tell()} bytes")
-    data = file.read()
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-    return array
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:

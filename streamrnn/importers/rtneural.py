@@ -1,9 +1,9 @@
 """RTNeural's JSON: models of real-time audio, trained in Keras or torch.
 
 ``{"in_shape": [null, null, 1], "layers": [{"type": "lstm", "shape": [null, null, 8], "activation":
-"tanh", "weights": […]}, …]}``, the weights in Keras' layout, as RTNeural's exporter for Keras writes
-it. (Its export from torch is a mapping of torch's own names to lists, without a structure: give it
-to ``load_state_dict``.) A layer or a function that is not known is an error, by name.
+"tanh", "weights": […]}, …]}``, the weights in Keras' layout, as RTNeural's exporter for Keras
+writes it. (Its export from torch is a mapping of torch's own names to lists, without a structure:
+give it to ``load_state_dict``.) A layer or a function that is not known is an error, by name.
 """
 
 from __future__ import annotations
@@ -134,34 +134,34 @@ Read = tuple[Any, list[tuple[int, ...]]]
 """A layer of ours (None: only an activation function), and the shapes of its arrays."""
 
 
-def _dense(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:  # noqa: E741
+def _dense(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:
     return Linear(I, O, bias=count > 1), [(I, O), (O,)][: max(count, 1)]
 
 
-def _conv1d(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:  # noqa: E741
+def _conv1d(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:
     size, dilation, groups = spec["kernel_size"][0], spec["dilation"][0], spec.get("groups", 1)
     layer = Conv1d(I, O, size, dilation=dilation, groups=groups, bias=count > 1)
     return layer, [(size, I // groups, O), (O,)][: max(count, 1)]
 
 
-def _gru(spec: Mapping[str, Any], I: int, H: int, count: int) -> Read:  # noqa: E741
+def _gru(spec: Mapping[str, Any], I: int, H: int, count: int) -> Read:
     return GRUCell(I, H), [(I, 3 * H), (H, 3 * H), (2, 3 * H)]
 
 
-def _lstm(spec: Mapping[str, Any], I: int, H: int, count: int) -> Read:  # noqa: E741
+def _lstm(spec: Mapping[str, Any], I: int, H: int, count: int) -> Read:
     return LSTMCell(I, H), [(I, 4 * H), (H, 4 * H), (4 * H,)]
 
 
-def _batchnorm(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:  # noqa: E741
+def _batchnorm(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:
     return Affine(I), [(I,)] * (2 if count == 2 else 4)  # without or with gamma and beta
 
 
-def _prelu(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:  # noqa: E741
+def _prelu(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:
     width = np.shape(spec["weights"])[-1]
     return act.PReLU(1 if width == 1 else I), [(1, 1 if width == 1 else I)]
 
 
-def _activation(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:  # noqa: E741
+def _activation(spec: Mapping[str, Any], I: int, O: int, count: int) -> Read:
     if not spec.get("activation"):
         raise FileError("names no activation function")
     return None, []

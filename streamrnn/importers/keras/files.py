@@ -241,7 +241,7 @@ class NamedWeights(Weights):
 
 
 class PathWeights(Weights):
-    """The newer format: groups by the layers' classes, numbered, each with ``vars/0``, …"""
+    """The newer format: groups by the layers' classes, numbered, each with ``vars/0`` and so on."""
 
     def __init__(self, file: Any) -> None:
         names = [name for name in LAYERS if name in file]

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import FileError, WeightError
-from ...layer import Layer
 from ...ops import activations as act
 from ...ops.arithmetic import Add, Div, Mul, Scale, Sub
 from ...ops.compare import Maximum, Minimum
@@ -85,7 +84,7 @@ def _embedding(o: Options, arrays: Arrays) -> Apply:
 
 @layer("Conv1D")
 def _conv1d(o: Options, arrays: Arrays) -> Apply:
-    taps, width, _ = _kernel(arrays, 3)
+    _, width, _ = _kernel(arrays, 3)
     size, dilation, groups = o.integer("kernel_size"), o.integer("dilation_rate"), 1
     if o.get("groups") is not None:
         groups = o.integer("groups")

@@ -1,17 +1,15 @@
 """Sequential and Functional models of Keras as graphs of ours.
 
 A Keras model is made for sequences (batch, time, …): the model here takes one frame, without these
-two axes. What Keras computes from a whole sequence (``return_sequences=False``) is what follows from
-the sequence so far. A stream keeps its state until ``reset``, so ``stateful`` changes nothing.
+two axes. What Keras computes from a whole sequence (``return_sequences=False``) is what follows
+from the sequence so far. A stream keeps its state until ``reset``, so ``stateful`` changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy.typing as npt
+from typing import Any, BinaryIO, overload
 
 from ...errors import FileError, StreamrnnError, WeightError
 from ...graph import Input, Value, describe
@@ -28,6 +26,21 @@ __all__ = ["from_keras"]
 MAX_LAYERS = 10_000
 OPERATIONS = {"Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "TrueDivide": "Div"}
 """Arithmetic of Keras 3 that may have a number in it, and what it is here."""
+
+
+@overload
+def from_keras(
+    source: str | Path | BinaryIO, model: Layer, *, ignore_masks: bool = ...
+) -> Layer: ...
+
+
+@overload
+def from_keras(
+    source: str | Path | BinaryIO,
+    model: Mapping[str, Any] | str | None = ...,
+    *,
+    ignore_masks: bool = ...,
+) -> Model: ...
 
 
 def from_keras(
@@ -290,11 +303,11 @@ def _input_shape(spec: Mapping[str, Any]) -> Any:
     return built.get("input_shape")
 
 
-def _ends(layers: Any) -> dict[str, int]:
-    """Return names and places of inputs or outputs: ``[["a", 0, 0], …]``, or ``["a", 0, 0]``."""
-    if isinstance(layers, Mapping):
-        layers = list(layers.values())
-    listed = [layers] if layers and isinstance(layers[0], str) else layers
+def _ends(given: Any) -> dict[str, int]:
+    """Return places of inputs or outputs by name: of ``[["a", 0, 0], …]`` or ``["a", 0, 0]``."""
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    listed = [given] if given and isinstance(given[0], str) else given
     ends = {str(name): int(number) for name, number, *_ in listed}
     if len(ends) != len(listed):
         raise FileError("one layer is an output twice")

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from ...errors import FileError
 from ...layer import Layer
 from ...ops import activations as act
-from ...ops.cell import Cell
 from ...ops.gru import GRUCell
 from ...ops.lstm import LSTMCell
 from ...ops.rnn import RNNCell
@@ -50,10 +49,9 @@ def _cell(kind: str, o: Options, arrays: Arrays) -> Layer:
         options["reset_after"] = o.flag("reset_after", o.keras >= 3)
     own, variant = KINDS[kind]
     usual = isinstance(candidate, act.Tanh) and isinstance(gate, act.Sigmoid)
-    cell: Cell | RNNVariant | GRUVariant | LSTMVariant
     if usual:
-        cell = own(inputs, units, **options)
-        cell.weights = converted(cell, arrays)
+        cell: Layer = own(inputs, units, **options)
+        cell.load_state_dict(converted(cell, arrays))
         return cell
     functions = {"candidate": candidate or _identity}
     if kind != "SimpleRNN":
