@@ -102,7 +102,10 @@ def test_weights_go_into_layers_of_ours_that_have_the_groups_names() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (s.Sequential(s.LSTM(3, 4, name="a"), s.Linear(4, 3, name="dense")), "no group for a; no la"),
+        (
+            s.Sequential(s.LSTM(3, 4, name="a"), s.Linear(4, 3, name="dense")),
+            "no group for a; no la",
+        ),
         (s.Sequential(s.LSTM(3, 4, name="lstm"), s.ReLU()), "no layer for dense"),
         (
             s.Sequential(s.LSTM(3, 5, name="lstm"), s.Linear(5, 3, name="dense")),
@@ -228,7 +231,11 @@ def test_keras_2_lstm_whose_hard_sigmoid_has_the_slope_of_keras_2(tmp_path: Path
 def test_keras_2_gru_resets_before_or_after_the_product(tmp_path: Path, after: bool) -> None:
     arrays = _cell_arrays(3, bias=(2, 12) if after else None)
     spec = _spec(
-        "GRU", units=4, reset_after=after, recurrent_activation="hard_sigmoid", return_sequences=True
+        "GRU",
+        units=4,
+        reset_after=after,
+        recurrent_activation="hard_sigmoid",
+        return_sequences=True,
     )
     path = _hdf5(tmp_path / "m.hdf5", [spec], {"layer": arrays})
     assert_close(s.load(path).stream().run(FRAMES), _gru(arrays, _hard), 1e-5)
@@ -312,7 +319,11 @@ LSTM = {"units": 4, "recurrent_activation": "sigmoid"}
         ("ReLU", {"max_value": 6.0, "negative_slope": 0.1}, "max_value together with"),
         ("Concatenate", {"axis": 1}, "axis 1 is not one within a frame"),
         ("TimeDistributed", {"layer": _spec("LSTM", **LSTM)}, "a recurrent layer within each"),
-        ("TimeDistributed", {"layer": _spec("Conv3D")}, "the layer 'Conv3D' in it is not supported"),
+        (
+            "TimeDistributed",
+            {"layer": _spec("Conv3D")},
+            "the layer 'Conv3D' in it is not supported",
+        ),
         ("RNN", {"cell": _spec("MyCell")}, "the cell 'MyCell' is not supported"),
     ],
 )
@@ -338,7 +349,10 @@ def _conv(**options: Any) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarr
     ("options", "message"),
     [
         ({"padding": "same"}, "padding='same' sees frames that have not come yet.*4 frames late"),
-        ({"padding": "causal", "data_format": "channels_first"}, "only data_format='channels_last'"),
+        (
+            {"padding": "causal", "data_format": "channels_first"},
+            "only data_format='channels_last'",
+        ),
         ({"padding": "causal", "kernel_size": [2]}, r"expected arrays of shapes \(2, 3, 2\)"),
     ],
 )
@@ -349,7 +363,9 @@ def test_convolutions_that_are_refused(tmp_path: Path, options: Any, message: st
 
 def test_masks_may_be_ignored_by_who_never_feeds_padding(tmp_path: Path) -> None:
     table = RNG.normal(size=(5, 3)).astype(np.float32)
-    spec = _spec("Embedding", input_dim=5, output_dim=3, mask_zero=True, batch_input_shape=[None, None])
+    spec = _spec(
+        "Embedding", input_dim=5, output_dim=3, mask_zero=True, batch_input_shape=[None, None]
+    )
     layers = [spec, _spec("Masking", "mask", mask_value=0.0)]
     path = _hdf5(tmp_path / "m.h5", layers, {"layer": [table]})
     with pytest.raises(FileError, match=r"layer 'layer' \(Embedding\): it masks frames"):
@@ -533,7 +549,10 @@ def _hollow(group: Any) -> None:
         (_external_storage, "keeps its numbers in another file: never followed"),
         (_virtual, "keeps its numbers in another file: never followed"),
         (_hollow, r"of shape \(1048576, 1048576\) has no bytes for its numbers"),
-        (lambda group: group.create_dataset("w0:0", data=b"text"), r"holds \|S4, expected numbers"),
+        (
+            lambda group: group.create_dataset("w0:0", data=np.bytes_(b"text")),
+            r"holds \|S4, expected numbers",
+        ),
         (lambda group: group.create_group("w0:0"), "is no array"),
         (lambda group: None, "the file has no 'layer/w0:0'"),
     ],

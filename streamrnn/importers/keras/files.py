@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import FileError
+from ...errors import FileError, StreamrnnError
 
 __all__ = ["Stored", "Weights", "open_file", "parsed"]
 
@@ -84,13 +84,16 @@ def open_file(source: str | Path | BinaryIO) -> Iterator[Stored]:
                 raise FileError(
                     f"no Keras file: expected a zip archive or HDF5, it begins with {magic!r}"
                 )
-        except (FileError, FileNotFoundError, IsADirectoryError, PermissionError):
+        except (StreamrnnError, FileNotFoundError, IsADirectoryError, PermissionError):
             raise
         except (
             OSError,  # also what h5py says of a truncated file
             zipfile.BadZipFile,
             zlib.error,
+            ArithmeticError,
+            EOFError,
             KeyError,
+            MemoryError,
             RuntimeError,
             ValueError,
             TypeError,

@@ -26,14 +26,14 @@ class Flow:
     def axis(self, axis: int) -> int:
         """Return the axis of our frame that Keras counts with batch and time before it."""
         before = 2 if self.timed else 1
-        own = axis if axis < 0 else axis - before
         rank = len(self.value.shape)
-        if not -rank <= own < rank:
+        own = axis + rank if axis < 0 else axis - before
+        if not 0 <= own < rank:
             raise FileError(
                 f"axis {axis} is not one within a frame of shape {self.value.shape}: a stream has "
                 f"one frame at a time"
             )
-        return own % rank
+        return own
 
 
 Apply = Callable[[Sequence[Flow]], Flow]

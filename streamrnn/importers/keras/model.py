@@ -224,23 +224,21 @@ class _Reader:
 
     def _make(self, name: str, number: int, calls: Mapping[str, list[list[Any]]]) -> None:
         """Call a layer in one of its places, and before it those that it reads."""
-        stack = [(name, number)]
-        for _ in range(100 * MAX_LAYERS):
-            if not stack:
-                return
+        stack, waiting = [(name, number)], set()
+        while stack:
             place = stack[-1]
             arguments = calls[place[0]][place[1]]
             wanted = [a[:2] for a in arguments if isinstance(a, tuple)]
             missing = [w for w in wanted if w not in self.made]
-            if place in self.made or not missing:
+            if place in self.made:
                 stack.pop()
-                if place not in self.made:
-                    self.made[place] = self._called(place[0], arguments)
-            elif set(missing) & set(stack):
-                break
+            elif not missing:
+                self.made[place] = self._called(place[0], arguments)
+            elif place in waiting:
+                raise FileError(f"layer {name!r}: the layers read each other in a circle")
             else:
+                waiting.add(place)
                 stack += missing
-        raise FileError(f"layer {name!r}: the layers read each other in a circle")
 
     def _called(self, name: str, arguments: Sequence[Any]) -> Flow:
         for argument in arguments:

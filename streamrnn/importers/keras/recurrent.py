@@ -115,7 +115,9 @@ def _cudnn_lstm(o: Options, arrays: Arrays) -> Apply:
 
 
 def _with(o: Options, config: dict[str, Any]) -> Options:
-    return Options({"activation": "tanh", **config}, o.keras)
+    made = Options({"activation": "tanh", **config}, o.keras)
+    made.read = o.read
+    return made
 
 
 @layer("RNN")
@@ -130,7 +132,7 @@ def _rnn_of_cells(o: Options, arrays: Arrays) -> Apply:
         kind = str(spec.get("class_name", "")).removesuffix("Cell")
         if kind not in KINDS or not str(spec.get("class_name")).endswith("Cell"):
             raise FileError(f"the cell {spec.get('class_name')!r} is not supported")
-        name = o.get("name") if len(listed) == 1 else f"{o.get('name')}_{k}"
+        name = o.get("name") if len(listed) == 1 else f"{o.get('name')}.{k}"
         inner = Options({**spec["config"], "name": name}, o.keras)
         count = 2 + inner.flag("use_bias", True)
         cells.append(_cell(kind, inner, rest[:count]))
