@@ -260,15 +260,16 @@ def _give_initial_state(
     name: str, op: Op, shapes: dict[str, Shape], tensors: dict[str, npt.NDArray[Any]]
 ) -> None:
     """Move the op's initial states, where there are any, out of `tensors`."""
-    found = {s: tensors.pop(f"{name}.{s}") for s in shapes if f"{name}.{s}" in tensors}
+    full = {s: f"{name}.{s}" if s else name for s in shapes}  # a Past's has the op's own name
+    found = {s: tensors.pop(n) for s, n in full.items() if n in tensors}
     for state, array in found.items():
         if array.shape != shapes[state] or array.dtype != np.float32:
             raise FileError(
-                f"initial state {name}.{state}: expected float32 {shapes[state]}, "
+                f"initial state {full[state]}: expected float32 {shapes[state]}, "
                 f"got {describe(array)}"
             )
         if not np.isfinite(array).all():
-            raise FileError(f"initial state {name}.{state}: holds a NaN or an infinity")
+            raise FileError(f"initial state {full[state]}: holds a NaN or an infinity")
     if found:
         op.initial_state = found
 

@@ -125,7 +125,7 @@ N = 384
 
 
 class _Entry(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 (ctypes wants it so)
+    _fields_ = [
         ("name", ctypes.c_char_p),
         ("type", ctypes.c_int),
         ("size", ctypes.c_int),
