@@ -92,6 +92,20 @@ def test_the_configuration_may_be_a_mapping() -> None:
     assert_close(model.stream().run(xs), ys[0], 1e-5)
 
 
+def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:
+    config = json.loads((HERE / "lstm.json").read_text())
+    config["config"]["layers"].pop()
+    with pytest.raises(WeightError, match="has weights of dense, which the model has not; its lay"):
+        from_keras(HERE / "lstm.weights.h5", config)
+    config["config"]["layers"][1]["class_name"] = "GRU"
+    with pytest.raises(WeightError, match="has weights of dense, lstm, which the model has not"):
+        from_keras(HERE / "lstm.weights.h5", config)
+    path = _hdf5(tmp_path / "m.h5", [_spec("Dense", units=2)], {"layer": [np.ones((3, 2))] * 2})
+    other = {"class_name": "Sequential", "config": [_spec("ReLU", "other")]}
+    with pytest.raises(WeightError, match="has weights of layer, which the model has not"):
+        from_keras(path, other)
+
+
 def test_weights_go_into_layers_of_ours_that_have_the_groups_names() -> None:
     model = s.Sequential(s.LSTM(3, 4, name="lstm"), s.Linear(4, 3, name="dense"), s.Softmax())
     assert from_keras(HERE / "lstm.weights.h5", model) is model

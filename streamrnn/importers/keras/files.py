@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import FileError, StreamrnnError
+from ...errors import FileError, StreamrnnError, WeightError
 
 __all__ = ["Stored", "Weights", "open_file", "parsed"]
 
@@ -213,6 +213,15 @@ class Weights:
         """Return the arrays of each layer that has some, by its name in the file."""
         raise NotImplementedError
 
+    def refuse_others(self, wanted: Sequence[str]) -> None:
+        """Raise WeightError if the file has arrays of other layers."""
+        others = sorted(self.all().keys() - set(wanted))
+        if others:
+            raise WeightError(
+                f"the file has weights of {', '.join(others)}, which the model has not; its layers "
+                f"are {', '.join(wanted)}"
+            )
+
 
 class NamedWeights(Weights):
     """The older format: groups by the layers' names, each with the names of its arrays in order."""
@@ -223,6 +232,7 @@ class NamedWeights(Weights):
     def of(self, layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Array]]:
         names = set(self._names(self.group, "layer_names"))
         wanted = [str(layer["config"]["name"]) for layer in layers]
+        self.refuse_others(wanted)
         return {name: self._arrays(name) if name in names else [] for name in wanted}
 
     def all(self) -> dict[str, list[Array]]:
@@ -252,6 +262,7 @@ class PathWeights(Weights):
 
     def of(self, layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Array]]:
         paths = _numbered([str(layer["class_name"]) for layer in layers])
+        self.refuse_others(paths)
         return {
             str(layer["config"]["name"]): self._arrays(self.group, path, layer)
             for path, layer in zip(paths, layers, strict=True)
