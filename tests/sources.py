@@ -20,11 +20,10 @@ import pytest
 
 import assets
 
+_PRETRAINED = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
 RESEMBLYZER = assets.Wheel(  # Apache-2.0
     "Resemblyzer==0.1.4",
-    {
-        "resemblyzer/pretrained.pt": "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
-    },
+    {"resemblyzer/pretrained.pt": _PRETRAINED},
 )
 G2P = assets.Wheel(  # Apache-2.0
     "g2p_en==2.1.0",

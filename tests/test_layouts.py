@@ -6,6 +6,9 @@ The loops below are written from the papers and from TensorFlow 1's documentatio
 from __future__ import annotations
 
 import io
+import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -211,6 +214,39 @@ def test_variants_refuse_what_makes_no_sense() -> None:
         s.LSTMVariant(I, H)(s.Input(I), s.Input(I))
     with pytest.raises(WeightError, match=r"missing: weight_hr \(2, 4\)"):
         s.LSTMVariant(I, H, proj_size=2).load_state_dict({})
+
+
+def test_a_variant_as_an_onnx_graph(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from streamrnn.export import to_onnx
+
+    layer = s.LSTMVariant(I, H, proj_size=3, peepholes=True, name="cell")
+    assert to_onnx(layer, tmp_path / "m.onnx").max_error < 1e-5
+
+
+def test_every_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On files with the names and arrays that the page speaks of."""
+    pytest.importorskip("h5py")
+    root = Path(__file__).resolve().parent
+    page = (root.parent / "docs" / "weights.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for name in ("lstm.keras", "lstm.weights.h5"):
+        shutil.copy(root / "golden" / "keras" / name, tmp_path)
+    torch_like = s.Sequential(s.LSTM(1, 8, name="lstm"), s.Linear(8, 1, name="dense"))
+    weights = {name: w.tolist() for name, w in torch_like.state_dict().items()}
+    (tmp_path / "torch.json").write_text(json.dumps(weights))
+    cell = s.GRUCell(4, 8).weights
+    gru = {n.replace("weight", "w").replace("bias", "b"): w for n, w in cell.items()}
+    np.savez(tmp_path / "weights.npz", emb=_random(10, 4), **gru)
+    np.savez(tmp_path / "tf1_lstm.npz", kernel=_random(I + H, 4 * H), bias=_random(4 * H))
+    parts = {"gates": 2 * H, "candidate": H}
+    kernels = {f"{part}/kernel": _random(I + H, n) for part, n in parts.items()}
+    biases = {f"{part}/bias": _random(n) for part, n in parts.items()}
+    np.savez(tmp_path / "tf1_gru.npz", **kernels, **biases)
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        exec(compile(example, "docs/weights.md", "exec"), {})
+    assert len(examples) == 8
 
 
 # .npz ---------------------------------------------------------------------------------------------
