@@ -16,7 +16,10 @@ from .errors import (
 )
 from .files import load
 from .graph import Input, Value
+from .importers.npz import load_npz
+from .importers.rtneural import from_rtneural
 from .layer import Layer, Model, Sequential
+from .layouts import gru_weights, lstm_weights, rnn_weights
 from .ops.activations import (
     ELU,
     GELU,
@@ -101,6 +104,7 @@ from .ops.sos_filter import SOSFilter
 from .ops.window import Window
 from .reference import ReferenceStream
 from .stream import Stream
+from .variants import GRUVariant, LSTMVariant, RNNVariant
 from .version import VERSION
 
 __version__ = VERSION
@@ -151,6 +155,7 @@ __all__ = [
     "GELU",
     "GRU",
     "GRUCell",
+    "GRUVariant",
     "GraphError",
     "Hardsigmoid",
     "Hardswish",
@@ -163,6 +168,7 @@ __all__ = [
     "IsNaN",
     "LSTM",
     "LSTMCell",
+    "LSTMVariant",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -197,6 +203,7 @@ __all__ = [
     "RMSNorm",
     "RNN",
     "RNNCell",
+    "RNNVariant",
     "ReLU",
     "ReLU6",
     "Recent",
@@ -235,12 +242,21 @@ __all__ = [
     "Where",
     "Window",
     "concat",
+    "from_keras",
+    "from_rtneural",
+    "gru_weights",
     "load",
+    "load_npz",
+    "lstm_weights",
+    "rnn_weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``streamrnn.export``, which needs onnx, and ``streamrnn.frontend`` when first used."""
+    """Import what few programs use, or what needs an extra, when it is first used."""
     if name in ("export", "frontend"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "from_keras":
+        found = globals()[name] = importlib.import_module(".importers.keras", __name__).from_keras
+        return found
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")

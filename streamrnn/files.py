@@ -31,6 +31,7 @@ __all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 MAX_FILE_BYTES = 1 << 33
 
 
@@ -113,11 +114,13 @@ def load(path: str | Path, **options: Any) -> Model:
     Parameters
     ----------
     path : str or Path
-        A ``.safetensors`` file written by :func:`save`, or an ``.onnx`` step graph (which needs the
-        extra ``onnx``).
+        A ``.safetensors`` file written by :func:`save`; an ``.onnx`` graph (which needs the extra
+        ``onnx``); a ``.keras``, ``.h5`` or ``.hdf5`` file of Keras (extra ``keras``); or a
+        ``.json`` file of RTNeural.
     **options
         For an ONNX file, ``shapes``, ``constants``, ``states`` and ``verify``: see
-        :func:`streamrnn.importers.onnx.load_onnx`.
+        :func:`streamrnn.importers.onnx.load_onnx`. For a Keras file, those of
+        :func:`streamrnn.from_keras`.
 
     Returns
     -------
@@ -133,11 +136,18 @@ def load(path: str | Path, **options: Any) -> Model:
     path = _as_path(path)
     if path.suffix == ".onnx":
         return _load_onnx(path, options)
+    if path.suffix in KERAS_SUFFIXES:
+        return _load_keras(path, options)
+    if path.suffix == ".json" and not options:
+        from .importers.rtneural import from_rtneural
+
+        return from_rtneural(path)
     if options:
         raise FileError(f"{path}: a {SUFFIX} file takes no options, got {', '.join(options)}")
     if path.suffix != SUFFIX:
         raise FileError(
-            f"cannot load {path}: expected a {SUFFIX} or .onnx file, got {path.suffix or 'none'}"
+            f"cannot load {path}: expected a {SUFFIX}, .onnx, .keras, .h5 or .json file, "
+            f"got {path.suffix or 'none'}"
         )
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -180,6 +190,16 @@ def _load_onnx(path: Path, options: Mapping[str, Any]) -> Model:
     if unknown:
         raise FileError(f"{path}: unknown option {', '.join(sorted(unknown))}")
     return load_onnx(path, **options)
+
+
+def _load_keras(path: Path, options: Mapping[str, Any]) -> Model:
+    from .importers.keras import from_keras
+
+    unknown = options.keys() - {"model", "ignore_masks"}
+    if unknown:
+        raise FileError(f"{path}: unknown option {', '.join(sorted(unknown))}")
+    model: Model = from_keras(path, **options)
+    return model
 
 
 def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:
@@ -240,15 +260,16 @@ def _give_initial_state(
     name: str, op: Op, shapes: dict[str, Shape], tensors: dict[str, npt.NDArray[Any]]
 ) -> None:
     """Move the op's initial states, where there are any, out of `tensors`."""
-    found = {s: tensors.pop(f"{name}.{s}") for s in shapes if f"{name}.{s}" in tensors}
+    full = {s: f"{name}.{s}" if s else name for s in shapes}  # a Past's has the op's own name
+    found = {s: tensors.pop(n) for s, n in full.items() if n in tensors}
     for state, array in found.items():
         if array.shape != shapes[state] or array.dtype != np.float32:
             raise FileError(
-                f"initial state {name}.{state}: expected float32 {shapes[state]}, "
+                f"initial state {full[state]}: expected float32 {shapes[state]}, "
                 f"got {describe(array)}"
             )
         if not np.isfinite(array).all():
-            raise FileError(f"initial state {name}.{state}: holds a NaN or an infinity")
+            raise FileError(f"initial state {full[state]}: holds a NaN or an infinity")
     if found:
         op.initial_state = found
 

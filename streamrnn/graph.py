@@ -80,6 +80,8 @@ class Value:
     dtype: str = "float32"
     op: Op | None = None
     args: tuple[Value, ...] = ()
+    next: Value | None = field(default=None, init=False, repr=False)
+    """For a value of a ``Past``: what it takes in the end of a frame, where a layer has said so."""
 
     def __post_init__(self) -> None:
         if len(self.shape) > MAX_AXES:
@@ -225,7 +227,8 @@ class Graph:
     inputs, outputs : dict of str to Value
         By name.
     feedback : dict of Value to Value, optional
-        For each value of a ``Past``, the value that it takes in the end of a frame.
+        For each value of a ``Past``, the value that it takes in the end of a frame; those of which
+        a layer has said it (``Past.feed``) are added.
     known_as : dict of str to str
         Fingerprints of this graph by which it is known under another one: that of the model from
         which it was exported, whose snapshots it takes.
@@ -246,7 +249,7 @@ class Graph:
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
             raise GraphError("a model needs at least one input and one output")
-        values = list(_in_order([*self.outputs.values(), *self.feedback.values()]))
+        values = self._behind_the_outputs()
         given = {id(v) for v in self.inputs.values()}
         if len(given) != len(self.inputs):
             raise GraphError("the same value is listed twice among the model's inputs")
@@ -275,6 +278,17 @@ class Graph:
         made = [v for v in values if v.op is not None]
         object.__setattr__(self, "nodes", _named(made, set(self.inputs)))
         self._check_feedback(made)
+
+    def _behind_the_outputs(self) -> list[Value]:
+        """Return every value that the outputs depend on, also by way of the frame before."""
+        feedback = dict(self.feedback)
+        while True:
+            values = list(_in_order([*self.outputs.values(), *feedback.values()]))
+            more = {v: v.next for v in values if v.next is not None and v not in feedback}
+            if not more:
+                object.__setattr__(self, "feedback", feedback)
+                return values
+            feedback |= more
 
     def _check_feedback(self, made: Sequence[Value]) -> None:
         pasts = {id(v): v for v in made if v.op is not None and v.op.takes_feedback}

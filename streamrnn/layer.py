@@ -382,15 +382,19 @@ class Model(Layer):
         return f"Model({len(self._graph.nodes)} ops, inputs {shapes})"
 
     def __call__(self, *values: Value) -> Value:
+        from .ops.past import Past
+
         inputs, outputs = list(self._graph.inputs.values()), list(self._graph.outputs.values())
-        if len(outputs) != 1 or self._graph.feedback:
-            raise GraphError("a model with several outputs or feedback cannot be used as a layer")
+        if len(outputs) != 1:
+            raise GraphError("a model with several outputs cannot be used as a layer")
         wanted, got = [v.shape for v in inputs], [v.shape for v in values]
         if wanted != got:
             raise GraphError(f"{self!r} takes shapes {wanted}, got {got}")
         made = {id(old): new for old, new in zip(inputs, values, strict=True)}
         for node in self._graph.nodes:
             made[id(node.value)] = node.op(*(made[id(arg)] for arg in node.args))
+        for past, new in self._graph.feedback.items():
+            Past.feed(made[id(past)], made[id(new)])
         return made[id(outputs[0])]
 
     def graph(self) -> Graph:

@@ -166,7 +166,7 @@ def test_what_cannot_be_streamed_is_said_in_a_line(tmp_path):
         (["info"], 2, "Missing argument"),
         (["nothing"], 2, "No such command"),
         (["info", "none.onnx"], 1, "cannot read none.onnx"),
-        (["info", "none.txt"], 1, "expected a .safetensors or .onnx file"),
+        (["info", "none.txt"], 1, "expected a .safetensors, .onnx, .keras"),
         (["info", "m.onnx", "--shape", "x"], 2, "expected NAME=VALUE, got 'x'"),
         (["info", "m.onnx", "--shape", "x=1.5,3"], 2, "a word for the time axis"),
         (["info", "m.onnx", "--shape", "x=1,-3"], 2, "a word for the time axis"),

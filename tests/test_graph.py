@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamrnn as s
-from checks import assert_close, assert_same, parts, piece
+from checks import assert_close, assert_same, parts, piece, run_in_steps
 from streamrnn import (
     ConfigError,
     GraphError,
@@ -110,7 +110,7 @@ def _model_on_another_shape() -> Any:
         (_output_named_as_an_input, "'x' names an input and an output"),
         (_indices_as_output, "output 'y_0' holds indices; outputs must be float32"),
         (_input_twice, "the same value is listed twice"),
-        (_several_outputs_as_a_layer, "several outputs or feedback cannot be used"),
+        (_several_outputs_as_a_layer, "several outputs cannot be used"),
         (_model_on_another_shape, r"takes shapes \[\(3,\)\], got \[\(4,\)\]"),
         (lambda: Model([], []), "at least one input and one output"),
         (_output_as_an_input, r"input 'x_1' is the output of Tanh\(\), not an Input"),
@@ -835,11 +835,19 @@ def test_feedback_that_cannot_be_is_refused(feedback: Any, message: str) -> None
         _leaky(feedback=feedback)
 
 
-def test_a_past_value_reads_a_rate_at_most_and_a_model_with_feedback_is_no_layer() -> None:
+def test_a_past_value_reads_a_rate_at_most() -> None:
     with pytest.raises(GraphError, match="reads nothing, or one value for its rate, got 2"):
         s.Past(3)(Input(3), Input(3))
-    with pytest.raises(GraphError, match="feedback cannot be used as a layer"):
-        _leaky()(Input(3))
+
+
+def test_a_model_with_feedback_is_a_layer_with_states_of_its_own_in_each_place() -> None:
+    leaky = _leaky()
+    xs = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    twice = Sequential(leaky, s.Tanh(), leaky, name="twice")
+    y = twice.stream().run(xs)
+    assert_close(y, np.cumsum(np.tanh(np.cumsum(xs, 0)), 0), 1e-5)
+    assert_same(run_in_steps(twice.stream(), xs), y, "step by step")
+    assert len(twice.stream().state) == 2
 
 
 def test_models_of_other_wiring_have_other_fingerprints() -> None:

@@ -899,6 +899,17 @@ add("Constant", lambda: Model(x := Input((3, 4)), x * s.Constant((3, 4))() + s.C
 add("Constant before a stride", _constant_before_a_stride)
 add("feedback", _feedback)
 add("feedback of planes", _feedback_of_planes)
+add(
+    "LSTM variant",
+    lambda: s.LSTMVariant(5, 7, proj_size=3, peepholes=True, gate=s.Hardsigmoid(0.2), name="cell"),
+)
+add(
+    "variants in a chain",
+    lambda: Sequential(
+        s.GRUVariant(3, 20, reset_after=False, candidate=s.Softsign()),
+        s.RNNVariant(20, 3, candidate=s.ELU()),
+    ),
+)
 add("two ways to one rate", _two_rates_inside)
 add("large frames", _large_frames)
 add("many branches", _many_branches)

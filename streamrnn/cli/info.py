@@ -23,7 +23,7 @@ __all__ = ["info"]
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A .onnx or .safetensors file.")],
+    file: Annotated[Path, typer.Argument(help="A .onnx, .safetensors, .keras, .h5 or .json file.")],
     shape: Shapes = None,
     constant: Constants = None,
     state: States = None,

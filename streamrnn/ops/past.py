@@ -62,6 +62,14 @@ class Past(Op):
 
     takes_feedback = True
 
+    @staticmethod
+    def feed(past: Value, new: Value) -> None:
+        """Say, in a layer, what the value of a ``Past`` takes in the end of a frame.
+
+        Every model that holds the layer then does so, without its `feedback` saying it.
+        """
+        object.__setattr__(past, "next", new)
+
     def __call__(self, *values: Value) -> Value:
         return at_rate(self, as_shape(self.shape, "Past"), values)
 
