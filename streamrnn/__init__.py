@@ -5,6 +5,7 @@ from typing import Any
 
 from .errors import (
     ConfigError,
+    ConversionError,
     ExportError,
     FileError,
     FrameError,
@@ -94,6 +95,7 @@ from .ops.rnn import RNN, RNNCell
 from .reference import ReferenceStream
 from .stream import Stream
 from .version import VERSION
+from .weights import load_weights
 
 __version__ = VERSION
 
@@ -117,6 +119,7 @@ __all__ = [
     "Constant",
     "Context",
     "Conv1d",
+    "ConversionError",
     "Cos",
     "Cosh",
     "CumSum",
@@ -214,12 +217,28 @@ __all__ = [
     "WeightError",
     "Where",
     "concat",
+    "from_torch",
     "load",
+    "load_weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``streamrnn.export`` when it is first used: it needs onnx."""
+    """Import what needs onnx or torch when it is first used."""
     if name == "export":
         return importlib.import_module(".export", __name__)
+    if name == "from_torch":
+        return _from_torch()
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")
+
+
+def _from_torch() -> Any:
+    """Return ``importers.torch.from_torch``; name the extra where something is missing."""
+    try:
+        return importlib.import_module(".importers.torch", __name__).from_torch
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx"):
+            raise
+        raise ImportError(
+            f"streamrnn.from_torch needs {error.name}: pip install streamrnn[torch]"
+        ) from None
