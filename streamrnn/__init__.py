@@ -217,7 +217,6 @@ __all__ = [
     "WeightError",
     "Where",
     "concat",
-    "from_torch",
     "load",
     "load_weights",
 ]

@@ -89,7 +89,14 @@ def load_weights(
     if path.suffix == ".safetensors":
         found = _of_safetensors(path)
     elif path.suffix in TORCH:
-        found = _of_torch(path, key)
+        try:
+            from .importers.state_dict import read_state_dict
+        except ModuleNotFoundError:
+            raise FileError(
+                f"{path}: reading torch's files needs torch (pip install streamrnn[torch]); or "
+                f"save the weights with safetensors.torch.save_file: these are read without torch"
+            ) from None
+        found = read_state_dict(path, key)
     else:
         raise FileError(
             f"cannot read weights from {path}: expected a .safetensors file, or one of torch's "
@@ -97,8 +104,9 @@ def load_weights(
         )
     chosen = {n: a for n, a in found.items() if not n.endswith(COUNTER) and n.startswith(prefix)}
     if not chosen:
-        shown = ", ".join(list(found)[:5])
-        raise FileError(f"{path}: no weight's name begins with {prefix!r}; there are {shown}, …")
+        raise FileError(
+            f"{path}: no weight's name begins with {prefix!r}; there are {listed(found)}"
+        )
     named = _renamed({n.removeprefix(prefix): a for n, a in chosen.items()}, rename or {})
     return _announced(path, named)
 
@@ -120,66 +128,8 @@ def _of_safetensors(path: Path) -> dict[str, Stored]:
     return found
 
 
-def _of_torch(path: Path, key: str | None) -> dict[str, Stored]:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FileError(
-            f"{path}: reading torch's files needs torch (pip install streamrnn[torch]); or save "
-            f"the weights with safetensors.torch.save_file: such files are read without torch"
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's and pickle's errors have no common base
-        first = next(iter(str(error).strip().splitlines()), repr(error))
-        raise FileError(
-            f"{path}: no state dict, or a damaged one ({first}). A file with other Python objects "
-            f"than tensors is not read, for it may run code: where you trust it, load it with "
-            f"torch and save `module.state_dict()`"
-        ) from None
-    found = {}
-    for name, tensor in _state_dict(path, content, key).items():
-        if tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided:
-            raise FileError(f"{path}: {name} is {tensor.dtype} ({tensor.layout}): not supported")
-        kind = str(tensor.dtype).removeprefix("torch.")
-        floats = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        found[name] = floats.detach().numpy(), kind
-    return found
-
-
-def _state_dict(path: Path, content: Any, key: str | None) -> Mapping[str, Any]:
-    """Return the mapping of names to tensors in what torch has read."""
-    if not isinstance(content, Mapping):
-        raise FileError(f"{path}: expected a state dict, got {describe(content)}")
-    if key is not None:
-        if key not in content:
-            raise FileError(f"{path}: has no key {key!r}; there are {_listed(content)}")
-        if not _is_state_dict(content[key]):
-            raise FileError(f"{path}: {key!r} is no state dict but {describe(content[key])}")
-        return dict(content[key])
-    if _is_state_dict(content):
-        return content
-    inside = [name for name, part in content.items() if _is_state_dict(part)]
-    if len(inside) != 1:
-        raise FileError(
-            f"{path}: expected a state dict, got a mapping of {_listed(content)}"
-            + (f"; say which with key={inside[0]!r}" if inside else "")
-        )
-    return dict(content[inside[0]])
-
-
-def _is_state_dict(content: Any) -> bool:
-    """Whether something is a mapping of names to tensors."""
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(n, str) and hasattr(t, "is_quantized") for n, t in content.items())
-    )
-
-
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Return names for a message, the first of them."""
     shown = [repr(name) for name in list(names)[:8]]
     return ", ".join(shown) + (", …" if len(names) > 8 else "")
 
@@ -206,7 +156,7 @@ def _renamed(weights: dict[str, Stored], rename: Mapping[str, str | None]) -> di
     if unused:
         raise ConfigError(
             f"load_weights: rename {', '.join(unused)}: no weight is called so; there are "
-            f"{_listed(weights)}"
+            f"{listed(weights)}"
         )
     return result
 
@@ -221,7 +171,7 @@ def _announced(path: Path, weights: dict[str, Stored]) -> dict[str, Array]:
         result[name] = array  # numbers beyond float32 are refused where the weights are taken
     for kind, names in converted.items():
         warnings.warn(
-            f"{path}: {len(names)} weights of {kind} ({_listed(names)}) become float32",
+            f"{path}: {len(names)} weights of {kind} ({listed(names)}) become float32",
             stacklevel=4,
         )
     return result
