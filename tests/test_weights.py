@@ -129,7 +129,7 @@ def test_files_that_are_wrong(tmp_path: Path) -> None:
     (tmp_path / "w.npy").write_bytes(b"")
     with pytest.raises(s.FileError, match=r"expected a \.safetensors file.* got \.npy"):
         s.load_weights(tmp_path / "w.npy")
-    with pytest.raises(s.FileError, match="expected a path, got int 3"):
+    with pytest.raises(s.FileError, match="expected a path, got int"):
         s.load_weights(3)  # type: ignore[arg-type]
 
 

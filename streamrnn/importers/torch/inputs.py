@@ -60,11 +60,13 @@ def named_inputs(module: Any, example: Any) -> tuple[list[tuple[str, Any]], Any]
     keywords = dict(example) if isinstance(example, Mapping) else {}
     given = () if keywords else example if isinstance(example, tuple) else (example,)
     try:
-        bound = inspect.signature(module.forward).bind(*given, **keywords).arguments
+        signature = inspect.signature(module.forward)
+        signature.bind(*given, **keywords)
     except TypeError as error:
         raise ConfigError(f"from_torch: the example does not fit forward: {error}") from None
+    parts = [*signature.bind_partial(*given).arguments.items(), *keywords.items()]
     named: list[tuple[str, Any]] = []
-    for name, part in bound.items():
+    for name, part in parts:
         leaves = pytree.tree_leaves(part)
         alone = len(leaves) == 1
         named += [(name if alone else f"{name}_{i}", leaf) for i, leaf in enumerate(leaves)]

@@ -44,7 +44,7 @@ def prepared(module: Any) -> Any:
         if tensor.dtype.is_floating_point and tensor.dtype != torch.float32:
             converted.setdefault(str(tensor.dtype), []).append(name)
     try:
-        copied = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+        copied = copy.deepcopy(module, _computed(module)).cpu().float().eval().requires_grad_(False)
     except Exception as error:  # modules may hold anything
         raise ConversionError(f"the module cannot be copied: {error}") from error
     for name, tensor in copied.state_dict().items():
@@ -57,6 +57,16 @@ def prepared(module: Any) -> Any:
             stacklevel=3,
         )
     return copied
+
+
+def _computed(module: Any) -> dict[int, Any]:
+    """Return tensors that a module has computed for itself (weight_norm), by id, as plain copies.
+
+    ``deepcopy`` refuses them otherwise.
+    """
+    held = [t for part in module.modules() for t in vars(part).values()]
+    tensors = [t for t in held if isinstance(t, torch.Tensor) and not t.is_leaf]
+    return {id(t): t.detach().clone() for t in tensors}
 
 
 def _refused(tensor: Any) -> str:

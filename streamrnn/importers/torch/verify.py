@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +189,8 @@ def _probes(walk: Walk, wanted: Run) -> dict[str, Any]:
     """Return, for each submodule in the order in which they end, the value that is its output."""
     ends: dict[str, tuple[int, Any]] = {}
     for k, (node, value) in enumerate(walk.values.items()):
+        if node.target is operator.getitem and node.args[1] != 0:
+            continue  # a state: a submodule's output is the first of what it returns
         for path, _ in node.meta.get("nn_module_stack", {}).values():
             first = _first(value)
             if path in wanted.layers and isinstance(first, (Value, Timed)):

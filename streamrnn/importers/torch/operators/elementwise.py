@@ -35,7 +35,6 @@ UNARY = {
     "selu": "Selu",
     "sigmoid": "Sigmoid",
     "sign": "Sign",
-    "silu": "Swish",
     "sin": "Sin",
     "sinh": "Sinh",
     "sqrt": "Sqrt",
@@ -100,6 +99,31 @@ def clamp_max(f: Any, x: Tensor, max: Any) -> Tensor:
 @aten("hardsigmoid")
 def hardsigmoid(f: Any, x: Tensor) -> Tensor:
     return f("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+
+
+@aten("silu")
+def silu(f: Any, x: Tensor) -> Tensor:
+    return f("Swish", x, alpha=1.0)
+
+
+@aten("softshrink")
+def softshrink(f: Any, x: Tensor, lambd: float) -> Tensor:
+    return f("Sub", x, f("Clip", x, np.float32(-lambd), np.float32(lambd)))
+
+
+@aten("hardshrink")
+def hardshrink(f: Any, x: Tensor, lambd: float) -> Tensor:
+    return f("Where", f("Greater", f("Abs", x), np.float32(lambd)), x, np.float32(0))
+
+
+@aten("threshold")
+def threshold(f: Any, x: Tensor, threshold: float, value: float) -> Tensor:
+    return f("Where", f("Greater", x, np.float32(threshold)), x, np.float32(value))
+
+
+@aten("rrelu")
+def rrelu(f: Any, x: Tensor, lower: float, upper: float, training: bool) -> Tensor:
+    return f("LeakyRelu", x, alpha=(lower + upper) / 2)  # in evaluation it is not random
 
 
 @aten("leaky_relu")

@@ -32,7 +32,12 @@ def transpose(f: Any, x: Tensor, dim0: int, dim1: int) -> Tensor:
     return f("Transpose", x, perm=perm)
 
 
-@aten("t", "numpy_T", "mT")
+@aten("mT")
+def turned_matrices(f: Any, x: Tensor) -> Tensor:
+    return transpose(f, x, -2, -1)
+
+
+@aten("t", "numpy_T")
 def turned(f: Any, x: Tensor) -> Tensor:
     return f("Transpose", x, perm=list(range(len(x.shape)))[::-1])
 
@@ -45,7 +50,19 @@ def movedim(f: Any, x: Tensor, source: Sequence[int], destination: Sequence[int]
 
 @aten("expand", "expand_as", "broadcast_to")
 def expand(f: Any, x: Tensor, **how: Any) -> Tensor:
-    return f("Expand", x, ints(*f.shape))
+    if isinstance(x, Timed) or f.length not in f.shape:
+        return f("Expand", x, ints(*f.shape))
+    axis = f.shape.index(f.length)  # what is there without time is the same at every frame
+    frame = f("Expand", x, ints(*f.shape[:axis], 1, *f.shape[axis + 1 :]))
+    return Timed(frame, axis, f.length)
+
+
+@aten("repeat", "tile")
+def repeat(f: Any, x: Tensor, repeats: Any = None, dims: Any = None) -> Tensor:
+    times = list(dims if repeats is None else repeats)
+    if any(n != 1 and size != 1 for n, size in zip(times[::-1], x.shape[::-1], strict=False)):
+        raise Unsupported(f"repeats {times} of shape {tuple(x.shape)}: only axes of size 1 repeat")
+    return expand(f, x)
 
 
 @aten("cat", "concat", "concatenate")
