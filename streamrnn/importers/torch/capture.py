@@ -16,8 +16,8 @@ from .inputs import First, named_inputs
 
 __all__ = ["AUTO", "Captured", "capture"]
 
-MIN_LENGTH = 101
-"""Least length of the sequences that a module is exported for, and a prime."""
+MIN_LENGTH = 31
+"""Least length of the sequences that a module is exported for (torch runs its recurrent layers)."""
 AUTO: Any = "auto"
 
 
@@ -84,10 +84,10 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
     def call(tensors: Sequence[Any]) -> list[Any]:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return list(pytree.tree_leaves(_called(module, spec, list(tensors))))
+            return _leaves(_called(module, spec, list(tensors)))
 
     order = tuple(n for n, _ in named if n in kept)
-    program, names = _exported(module, spec, [x for _, x, _ in inputs]), _output_names(results)
+    program, names = _exported(module, spec, inputs), _output_names(results)
     if isinstance(module, nn.RNNBase) and not kept:
         output = program.graph.output_node()
         output.args = (output.args[0][:1],)
@@ -119,10 +119,18 @@ def _axis_of(name: str, x: Any, chosen: Any, found: Mapping[str, int | None]) ->
 
 
 def _length(lengths: list[int], module: Any, named: Sequence[tuple[str, Any]]) -> int:
-    """Return a prime, as long as the example, that is no other size in the module."""
+    """Return a prime that is no other size in the module.
+
+    It is as long as the example, and longer than what convolutions see: they may pad and cut.
+    """
     tensors = [*module.state_dict().values(), *(x for _, x in named)]
     sizes = {d for t in tensors if isinstance(t, torch.Tensor) for d in t.shape}
-    length = max([MIN_LENGTH, *lengths])
+    seen = sum(
+        max(d * (k - 1) for d, k in zip(part.dilation, part.kernel_size, strict=True))
+        for part in module.modules()
+        if isinstance(part, (nn.Conv1d, nn.Conv2d))
+    )
+    length = max([MIN_LENGTH + 2 * seen, *lengths])
     while length in sizes or any(length % k == 0 for k in range(2, int(length**0.5) + 1)):
         length += 1
     return length
@@ -135,8 +143,8 @@ def _stretched(x: Any, axis: int | None, length: int) -> Any:
     return torch.zeros((*x.shape[:axis], length, *x.shape[axis + 1 :]), dtype=x.dtype)
 
 
-def _exported(module: Any, spec: Any, leaves: list[Any]) -> Any:
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
+def _exported(module: Any, spec: Any, inputs: list[tuple[str, Any, int | None]]) -> Any:
+    args, kwargs = pytree.tree_unflatten([x for _, x, _ in inputs], spec)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,9 +152,11 @@ def _exported(module: Any, spec: Any, leaves: list[Any]) -> Any:
             if any(_changes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # without changes in place
     except Exception as error:  # torch's errors have no common base
+        said = next(iter(str(error).strip().splitlines()), repr(error))
+        shapes = [(name, tuple(x.shape)) for name, x, axis in inputs if axis is not None]
         raise ConversionError(
-            f"torch.export cannot follow {type(module).__name__}.forward: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
+            f"torch.export cannot follow {type(module).__name__}.forward: {said} (sequences of "
+            f"these shapes were given: {dict(shapes)}; `time_axis` and `states` say otherwise)"
         ) from error
     changed = program.graph_signature.buffers_to_mutate
     if changed:
@@ -162,12 +172,17 @@ def _changes(node: Any) -> bool:
     return schema is not None and schema.is_mutable
 
 
+def _leaves(results: Any) -> list[Any]:
+    """Return what a module returns, flat; None is nothing."""
+    return [leaf for leaf in pytree.tree_leaves(results) if leaf is not None]
+
+
 def _output_names(results: Any) -> list[str]:
     """Return names of what the module returns: a dictionary's keys, or y_0, y_1 and so on."""
-    if isinstance(results, Mapping):
-        names: list[str] = []
-        for key, part in results.items():
-            leaves = len(pytree.tree_leaves(part))
-            names += [str(key)] if leaves == 1 else [f"{key}_{i}" for i in range(leaves)]
-        return names
-    return [f"y_{i}" for i in range(len(pytree.tree_leaves(results)))]
+    if not isinstance(results, Mapping):
+        return [f"y_{i}" for i in range(len(_leaves(results)))]
+    names: list[str] = []
+    for key, part in results.items():
+        count = len(_leaves(part))
+        names += [str(key)] if count == 1 else [f"{key}_{i}" for i in range(count)]
+    return names

@@ -74,11 +74,14 @@ def named_inputs(module: Any, example: Any) -> tuple[list[tuple[str, Any]], Any]
     for name, leaf in named:
         if isinstance(leaf, torch.Tensor) and (leaf.is_complex() or leaf.dtype == torch.bool):
             raise ConfigError(f"from_torch: input {name!r} is {leaf.dtype}, frames are float32")
-    floats = [
-        (n, x.float().cpu() if isinstance(x, torch.Tensor) and x.is_floating_point() else x)
-        for n, x in named
-    ]
-    return floats, pytree.tree_structure((given, keywords))
+    return [(n, _own(x)) for n, x in named], pytree.tree_structure((given, keywords))
+
+
+def _own(x: Any) -> Any:
+    """Return a copy of a tensor, on the CPU, floats as float32: each is told by its identity."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    return x.detach().cpu().to(torch.float32 if x.is_floating_point() else x.dtype, copy=True)
 
 
 class First:

@@ -31,7 +31,16 @@ __all__ = ["Walk"]
 
 OPSET = 23
 """Of ONNX, as which its handlers read what ``operators/`` says."""
-IGNORED = {"layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit", "copy"}
+IGNORED = {
+    "copy",
+    "device",
+    "generator",
+    "implicit",
+    "layout",
+    "memory_format",
+    "non_blocking",
+    "pin_memory",
+}
 """Arguments that change no result here."""
 
 
@@ -172,7 +181,8 @@ class Walk:
             elif node.op == "call_function":
                 self.values[node] = self._read(node)
             elif node.op == "output":
-                self.results: list[Any] = list(self._of(node.args[0]))
+                made = self._of(node.args[0])
+                self.results: list[Any] = [r for r in made if r is not None]
             else:
                 raise ConversionError(f"{node.name}: `{node.op}` of torch.fx is not supported")
 

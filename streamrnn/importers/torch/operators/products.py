@@ -44,6 +44,13 @@ def einsum(f: Any, equation: str, tensors: Sequence[Tensor], path: Any = None) -
     return f("Einsum", *tensors, equation=equation.replace(" ", ""))
 
 
+@aten("scaled_dot_product_attention")
+def attention(f: Any, query: Tensor, **how: Any) -> Tensor:
+    if isinstance(query, Timed):
+        raise Unsupported("attention needs the whole sequence, of which a stream has only the past")
+    raise Unsupported("attention within a frame is not supported")
+
+
 @aten("embedding")
 def embedding(
     f: Any,
