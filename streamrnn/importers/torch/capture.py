@@ -126,7 +126,7 @@ def _length(lengths: list[int], module: Any, named: Sequence[tuple[str, Any]]) -
     tensors = [*module.state_dict().values(), *(x for _, x in named)]
     sizes = {d for t in tensors if isinstance(t, torch.Tensor) for d in t.shape}
     seen = sum(
-        max(d * (k - 1) for d, k in zip(part.dilation, part.kernel_size, strict=True))
+        max(int(d * (k - 1)) for d, k in zip(part.dilation, part.kernel_size, strict=True))
         for part in module.modules()
         if isinstance(part, (nn.Conv1d, nn.Conv2d))
     )
