@@ -5,6 +5,7 @@ from typing import Any
 
 from .errors import (
     ConfigError,
+    ConversionError,
     ExportError,
     FileError,
     FrameError,
@@ -106,6 +107,7 @@ from .reference import ReferenceStream
 from .stream import Stream
 from .variants import GRUVariant, LSTMVariant, RNNVariant
 from .version import VERSION
+from .weights import load_weights
 
 __version__ = VERSION
 
@@ -130,6 +132,7 @@ __all__ = [
     "Constant",
     "Context",
     "Conv1d",
+    "ConversionError",
     "Cos",
     "Cosh",
     "CumSum",
@@ -247,6 +250,7 @@ __all__ = [
     "gru_weights",
     "load",
     "load_npz",
+    "load_weights",
     "lstm_weights",
     "rnn_weights",
 ]
@@ -259,4 +263,18 @@ def __getattr__(name: str) -> Any:
     if name == "from_keras":
         found = globals()[name] = importlib.import_module(".importers.keras", __name__).from_keras
         return found
+    if name == "from_torch":
+        return _from_torch()
     raise AttributeError(f"module 'streamrnn' has no attribute {name!r}")
+
+
+def _from_torch() -> Any:
+    """Return ``importers.torch.from_torch``; name the extra where something is missing."""
+    try:
+        return importlib.import_module(".importers.torch", __name__).from_torch
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx"):
+            raise
+        raise ImportError(
+            f"streamrnn.from_torch needs {error.name}: pip install streamrnn[torch]"
+        ) from None

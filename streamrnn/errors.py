@@ -10,6 +10,7 @@
     ├── WeightError      missing, extra, misshapen or non-finite weights (also a ValueError)
     ├── StateError       a state or a snapshot that does not fit (also a ValueError)
     ├── FileError        a file that cannot be read or written as a model (also a ValueError)
+    ├── ConversionError  a module that cannot become a stream, or differs from it (a ValueError)
     └── ExportError      a model that cannot be exported, or an export that does not match
 
 A message says who, what was expected, what came, and what to do.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError",
+    "ConversionError",
     "ExportError",
     "FileError",
     "FrameError",
@@ -60,6 +62,10 @@ class StateError(StreamrnnError, ValueError):
 
 class FileError(StreamrnnError, ValueError):
     """A file cannot be read or written as a model."""
+
+
+class ConversionError(StreamrnnError, ValueError):
+    """A module of another framework cannot become a stream, or the stream gives other results."""
 
 
 class ExportError(StreamrnnError, RuntimeError):

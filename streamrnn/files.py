@@ -165,7 +165,7 @@ def load(path: str | Path, **options: Any) -> Model:
     except (KeyError, TypeError):
         raise FileError(
             f"{path}: holds tensors but no model of streamrnn; build the model in Python and give "
-            f"it these weights with `load_state_dict`"
+            f"it these weights with `model.load_weights(path)`"
         ) from None
     try:
         return _built(json.loads(text), tensors)

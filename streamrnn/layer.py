@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,6 +137,27 @@ class Layer:
         for op, arrays in by_op.values():
             op.weights = arrays
 
+    def load_weights(
+        self,
+        path: str | Path,
+        *,
+        key: str | None = None,
+        prefix: str = "",
+        rename: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Take trained weights from a file, as :func:`streamrnn.load_weights` reads them.
+
+        Raises
+        ------
+        FileError
+            If the file cannot be read.
+        WeightError
+            If its weights are not those of the layer, see :meth:`load_state_dict`.
+        """
+        from .weights import load_weights
+
+        self.load_state_dict(load_weights(path, key=key, prefix=prefix, rename=rename))
+
     def program(self) -> Program:
         """Return the layer compiled: packed weights and tape; kept until the weights change."""
         from .program import Program
@@ -226,8 +248,10 @@ def check_weights(
         return {}, [f"expected a mapping of names to arrays, got {describe(given)}"]
     shapes = {name: op.parameter_shapes()[own] for name, (op, own) in wanted.items()}
     checked: dict[str, Array] = {}
-    problems = [f"missing: {n} {shape}" for n, shape in shapes.items() if n not in given]
-    problems += [f"unknown: {n} {describe(a)}" for n, a in given.items() if n not in shapes]
+    missing = {n: shape for n, shape in shapes.items() if n not in given}
+    unknown = {n: a for n, a in given.items() if n not in shapes}
+    problems = [f"missing: {n} {s}{_nearest(n, s, unknown)}" for n, s in missing.items()]
+    problems += [f"unknown: {n} {describe(a)}" for n, a in unknown.items()]
     for name in shapes.keys() & given.keys():
         op, own = wanted[name]
         dtype = np.dtype(np.int8 if own.endswith("_int8") else np.float32)
@@ -236,6 +260,14 @@ def check_weights(
         if problem:
             problems.append(f"{name}: {problem}")
     return checked, sorted(problems)
+
+
+def _nearest(name: str, shape: Shape, unknown: Mapping[str, Any]) -> str:
+    """Return which unknown weight may be meant by a name: of the same shape, if there are any."""
+    same = [n for n, a in unknown.items() if getattr(a, "shape", None) == shape]
+    ends = [n for n in same if str(n).endswith(name.rpartition(".")[2])]
+    found = difflib.get_close_matches(name, map(str, ends or same or unknown), 1, 0.3)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _checked(given: Any, shape: Shape, dtype: np.dtype[Any]) -> tuple[Array, str]:

@@ -26,7 +26,8 @@ def from_features(features: Mapping[str, Any]) -> FrontEnd:
     ----------
     features : dict
         ``kind``, the name of a class of this package that takes samples, and its arguments:
-        ``{"kind": "LogMel", "sample_rate_hz": 16000, "n_fft": 512, "hop_length": 160, "n_mels": 40}``.
+        ``{"kind": "LogMel", "sample_rate_hz": 16000, "n_fft": 512, "hop_length": 160, "n_mels":
+        40}``.
 
     Raises
     ------
