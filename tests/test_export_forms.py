@@ -156,7 +156,8 @@ def _session(path):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_op_over_sequences_equals_its_stream_whole_and_in_chunks(case, target):
-    T = 24 * case.model.program().clock.stride
+    clock = case.model.program().clock
+    T = (24 + clock.start // clock.stride) * clock.stride
     to_onnx(
         case.model,
         target,
@@ -474,15 +475,16 @@ def test_an_old_onnx_is_named(target, monkeypatch):
             np.zeros((7, 3), np.float32),
             r"must be a positive multiple of 2 \(stride_frames\), got 7",
         ),
+        (np.zeros((2, 3), np.float32), r"must be more than 2 \(delay_frames\), got 2"),
         ((np.zeros((8, 3)),) * 2, r"must have shape \(T, 3\) for .*, got \(8, 3\) and \(8, 3\)"),
         (np.zeros((8, 3), object), "x"),
     ],
-    ids=["NaN", "size", "one frame", "none", "half a stride", "two inputs", "objects"],
+    ids=["NaN", "size", "one frame", "none", "half a stride", "too few", "two inputs", "objects"],
 )
 @pytest.mark.parametrize("form", step.FORMS)
 def test_frames_to_verify_with_that_do_not_fit_are_refused(frames, match, form, target):
     with pytest.raises(sr.FrameError, match=match):
-        to_onnx(sr.Conv1d(3, 4, 3, stride=2), target, form=form, frames=frames)
+        to_onnx(sr.Conv1d(3, 4, 3, stride=2, lookahead=2), target, form=form, frames=frames)
     assert not list(target.parent.iterdir())
 
 

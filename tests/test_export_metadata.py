@@ -208,6 +208,17 @@ def test_notes_of_foreign_files_are_metadata_where_they_fit(target):
     }
 
 
+@pytest.mark.parametrize("schema", [2, "1", None])
+def test_metadata_of_another_schema_is_refused(schema, target):
+    to_onnx(_model(), target)
+    proto = onnx.load(target)
+    said = json.loads(_notes(target)["streamrnn"])
+    onnx.helper.set_model_props(proto, {"streamrnn": json.dumps(said | {"schema": schema})})
+    onnx.save(proto, target)
+    with pytest.raises(sr.FileError, match=f"has schema {schema!r}, .* reads 1: update streamrnn"):
+        sr.load(target)
+
+
 BAD = {
     "no mapping": ([1], "metadata must be a mapping, got list"),
     "a key that is no text": (

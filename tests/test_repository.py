@@ -110,6 +110,8 @@ def test_the_cell_of_the_contributing_page_keeps_all_promises(tmp_path, monkeypa
     assert to_onnx(cell, tmp_path / "leaky.onnx").max_error < 1e-5
     strided = sr.Sequential(cell, sr.Conv1d(100, 2, 3, stride=2, seed=0))
     assert to_onnx(strided, tmp_path / "strided.onnx").max_error < 1e-5
+    options = {"form": "sequence", "batch": None, "functions": True}
+    assert to_onnx(strided, tmp_path / "sequence.onnx", **options).max_error < 1e-5
 
 
 def test_pages_link_to_files_that_exist():

@@ -22,15 +22,8 @@ from streamrnn.errors import ExportError
 from streamrnn.graph import Clock, Graph, Node, Value
 
 from .functions import Functions
-from .recorder import (
-    CALLS,
-    MAX_CALLS,
-    OnnxRecorder,
-    OpenFramesError,
-    Scope,
-    begins_at_rest,
-    tensor_info,
-)
+from .recorder import OnnxRecorder, begins_at_rest
+from .scope import CALLS, MAX_CALLS, OpenFramesError, Scope, tensor_info
 
 __all__ = ["record"]
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
-from .recorder import OnnxRecorder, Scope
+from .recorder import OnnxRecorder
+from .scope import Scope
 
 __all__ = ["DOMAIN", "Functions", "all_nodes"]
 

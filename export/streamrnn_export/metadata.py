@@ -10,17 +10,18 @@ import onnx
 from onnx import helper
 
 from streamrnn.graph import Graph, Value
+from streamrnn.importers.onnx.states import SCHEMA
 from streamrnn.layer import Layer
 from streamrnn.metadata import checked_metadata
 from streamrnn.program import fingerprint
 from streamrnn.version import VERSION
 
-from .recorder import BATCH, OnnxRecorder
+from .recorder import OnnxRecorder
+from .scope import BATCH
 
-__all__ = ["KEY", "SCHEMA", "put_layout", "put_metadata", "read_metadata"]
+__all__ = ["KEY", "put_layout", "put_metadata", "read_metadata"]
 
 KEY = "streamrnn"
-SCHEMA = 1
 
 
 def put_metadata(

@@ -21,7 +21,7 @@ from streamrnn.program import aligned
 from streamrnn.state import checked_state
 from streamrnn.stream import BaseStream, Result
 
-from .recorder import CALLS, MAX_CALLS
+from .scope import CALLS, MAX_CALLS
 from .step_graph import StepGraph
 
 __all__ = ["OnnxStream"]

@@ -27,7 +27,8 @@ from .functions import DOMAIN, Functions, all_nodes
 from .metadata import put_metadata
 from .opinion import second_opinion
 from .quantize import Quantization, quantized
-from .recorder import OnnxRecorder, Scope, tensor_info
+from .recorder import OnnxRecorder
+from .scope import Scope, tensor_info
 from .verify import ExportReport, checked_frames, verify_sequence, verify_step
 
 __all__ = [
@@ -83,10 +84,10 @@ def to_onnx(
     Both forms have the same states, in the same layout: the first call takes the initial states,
     which are in the metadata, each further one those that the call before returned, and a stream
     may change from one form to the other between calls. How a sequence is cut changes nothing but
-    rounding. Output m of a call, counted over all calls, belongs to its input frames from
-    ``m * stride_frames`` on. A model that looks ahead is late: its first ``delay_frames //
-    stride_frames`` outputs mean nothing, and output m is that of frame ``m * stride_frames -
-    delay_frames``. No state takes anything from frames that mean nothing.
+    rounding. Output m, counted over all calls, comes with the input frames from ``m *
+    stride_frames`` on. A model that looks ahead is late: its first D = ``delay_frames //
+    stride_frames`` outputs mean nothing, and output m describes input frame ``(m - D) *
+    stride_frames``. No state takes anything from frames that mean nothing.
 
     Parameters
     ----------

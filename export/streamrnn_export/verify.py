@@ -166,6 +166,11 @@ def checked_frames(model: Layer, frames: Any) -> tuple[Array, ...]:
             f"`frames` to verify with must be a positive multiple of {stride} (stride_frames), "
             f"got {T}"
         )
+    if not program.clock.emitted(T):
+        raise FrameError(
+            f"`frames` to verify with must be more than {program.clock.start} (delay_frames), got "
+            f"{T}: nothing comes out before"
+        )
     arrays = tuple(np.asarray(x) for x in given)
     for name, x in zip(values, arrays, strict=True):
         if x.dtype.kind == "f" and not np.isfinite(x).all():

@@ -15,8 +15,18 @@ from onnx import GraphProto, ModelProto, NodeProto
 from ...errors import FileError
 from ...graph import Shape
 
-__all__ = ["Pairs", "begins_with", "cut_to_one_call", "own_metadata", "own_states", "state_pairs"]
+__all__ = [
+    "SCHEMA",
+    "Pairs",
+    "begins_with",
+    "cut_to_one_call",
+    "own_metadata",
+    "own_states",
+    "state_pairs",
+]
 
+SCHEMA = 1
+"""Of the metadata of our own exports; docs/onnx-metadata.md describes it."""
 _PREFIXES = "cur|current|final|in|init|initial|input|last|new|next|old|out|output|past|present|prev"
 _MARKS = re.compile(
     rf"^({_PREFIXES}|previous|updated)_|_?(in|input|init|new|next|old|out|output|past|prev|n)$"
@@ -146,6 +156,11 @@ def own_metadata(proto: ModelProto) -> dict[str, Any]:
             found = json.loads(prop.value)
             if not isinstance(found, dict):
                 raise FileError(f"the metadata `streamrnn` is no object: {prop.value[:40]!r}")
+            if found.get("schema", SCHEMA) != SCHEMA:
+                raise FileError(
+                    f"the metadata `streamrnn` has schema {found['schema']!r}, this version of "
+                    f"streamrnn reads {SCHEMA}: update streamrnn"
+                )
             return found
     return {}
 
