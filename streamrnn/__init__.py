@@ -101,6 +101,7 @@ from .ops.recent import Recent
 from .ops.reduce import ArgMax, ArgMin, Max, Mean, Min, Prod, Sum
 from .ops.rnn import RNN, RNNCell
 from .ops.running import ExponentialMean, RunningNorm
+from .ops.sliding_norm import SlidingNorm
 from .ops.sos_filter import SOSFilter
 from .ops.window import Window
 from .reference import ReferenceStream
@@ -225,6 +226,7 @@ __all__ = [
     "Sin",
     "Sinh",
     "Slice",
+    "SlidingNorm",
     "Softmax",
     "Softplus",
     "Softsign",

@@ -168,6 +168,10 @@ def test_running_statistics_are_those_of_all_frames_so_far() -> None:
         assert_close(got[t], (wide[t] - seen.mean(0)) / seen.std(0), 2e-4)
     late = Sequential(Input(7), s.RunningNorm(1, eps=1.0)).stream().run(xs)
     assert not late.any(), "one that keeps a single frame subtracts that frame"
+    sliding = Sequential(Input(7), s.SlidingNorm(30)).stream().run(xs)
+    for t in (1, 2, 17, 29, 30, 31, 299):
+        seen = wide[max(0, t - 29) : t + 1]
+        assert_close(sliding[t], (wide[t] - seen.mean(0)) / seen.std(0), 2e-4)
     fixed = Sequential(fe.standardize(wide.mean(0), wide.std(0))).stream().run(xs)
     assert_close(fixed, (wide - wide.mean(0)) / wide.std(0), 1e-4)
 
@@ -331,6 +335,8 @@ def test_a_front_end_adds_nothing_to_the_weights(tmp_path: Path) -> None:
         (lambda: s.OverlapAdd(3, 4), "`hop` must be at most 3"),
         (lambda: s.ExponentialMean(0.0), "`rate` must be above 0 and at most 1"),
         (lambda: s.RunningNorm(1 << 25), "`frames` must be at most 16777216"),
+        (lambda: s.SlidingNorm(1), "`frames` must be an integer of at least 2"),
+        (lambda: s.SlidingNorm(9, eps=0.0), "`eps` must be a positive number"),
         (lambda: s.SOSFilter([1.0, 2.0]), "must be rows of six finite numbers"),
         (lambda: s.SOSFilter("butter"), "must be rows of six finite numbers"),
         (lambda: s.SOSFilter((1, 0, 0, 1, -2, 1.1)), r"not stable, a pole lies 1\.049 from"),
@@ -354,6 +360,7 @@ def test_arguments_without_meaning_are_refused(build: Callable[[], Any], message
         (lambda: s.RFFT(8)(Input(9)), r"frames of shape \(I,\) with I up to 8, got \(9,\)"),
         (lambda: s.IRFFT(8)(Input((2, 4))), r"frames of shape \(2, 5\), got \(2, 4\)"),
         (lambda: s.DCT(8, 3)(Input(9)), r"frames of shape \(…, 8\), got \(9,\)"),
+        (lambda: s.SlidingNorm(3)(Input(())), r"expects frames of shape \(C, …\), got \(\)"),
         (lambda: s.Deltas()(Input((2, 3))), r"expects frames of shape \(2,\), got \(2, 3\)"),
     ],
 )

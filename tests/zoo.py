@@ -672,11 +672,18 @@ add("RunningNorm mean only", on((3, 7), lambda: s.RunningNorm(variance=False)))
 add("RunningNorm of a number", on((), lambda: s.RunningNorm(9)), tolerance=1e-4)
 
 
+for _n in (1, 33):
+    add(f"SlidingNorm {_n}", on(_n, lambda: s.SlidingNorm(7)), tolerance=1e-4)
+add("SlidingNorm mean only", on((3, 7), lambda: s.SlidingNorm(40, variance=False)))
+add("SlidingNorm of one", on(1, lambda: s.SlidingNorm(2, eps=0.1)))
+
+
 def _strided_statistics() -> Layer:
     """States that change twice in a call of the step graph."""
     return Sequential(
         s.ExponentialMean(0.3),
         s.RunningNorm(7, eps=0.1),
+        s.SlidingNorm(5, eps=0.1),
         s.OverlapAdd(5, 2),
         s.Deltas(5),
         s.Conv1d(2, 3, 2, stride=2),
