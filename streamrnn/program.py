@@ -206,11 +206,11 @@ class Lowering:
         `name`. ``Frames`` and ``Index`` operands are locations too, whose clock is meant; ``T``
         defaults to that of the op's first input.
         """
-        assert self._node is not None
         for name, kind in kernel.parameters.items():
             if name.endswith("_step") and name not in operands:
                 operands[name] = operands[name.removesuffix("_step")].step
             if name == "T" and name not in operands:
+                assert self._node is not None
                 operands[name] = self._node.read_clock
             if kind in ("Frames", "Index"):
                 given = operands[name]

@@ -115,6 +115,20 @@ def test_convolutions_over_time_become_histories(kernel, stride, pads, late, tmp
     assert np.abs(again[: len(wanted)] - wanted).max() < 1e-5
 
 
+def test_an_output_without_axes_keeps_none(tmp_path):
+    """The mean of all features of the last frame's state."""
+    weights = {"W": normal(1, 12, 3), "R": normal(1, 12, 4)}
+    nodes = [
+        ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}),
+        ("GRU", ["t", "W", "R"], ["", "h"], {"hidden_size": 4}),
+        ("ReduceMean", ["h"], ["y"], {"axes": [0, 1, 2], "keepdims": 0}),
+    ]
+    path = graph(tmp_path / "a.onnx", nodes, weights, [1, "time", 3])
+    add_state(path, tmp_path / "b.onnx")
+    (y,) = (o for o in session(tmp_path / "b.onnx").get_outputs() if o.name == "y")
+    assert y.shape == []
+
+
 def test_nothing_is_written_where_the_two_differ(tmp_path, monkeypatch):
     nodes = [
         ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}),

@@ -856,3 +856,12 @@ def test_models_of_other_wiring_have_other_fingerprints() -> None:
         return Model([a, b], a - b if not swap else b - a).program().fingerprint
 
     assert wired(False) == wired(False) != wired(True)
+
+
+def test_a_model_may_hand_its_input_on():
+    x = Input(3)
+    frame = np.arange(3, dtype=np.float32)
+    assert np.array_equal(Model(x, x).stream().step(frame), frame)
+    first, second = Model(x, [x, x]).stream().step(frame)
+    assert np.array_equal(first, frame)
+    assert np.array_equal(second, frame)

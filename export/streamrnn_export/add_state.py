@@ -155,15 +155,18 @@ def _relaid(
         raise ExportError(f"{name!r} of shape {list(shape)} has no time axis, but frames {own}")
     graph.initializer.append(numpy_helper.from_array(np.array(wanted, np.int64), f"{name}/shape"))
     first, last = (name, inside) if inwards else (inside, name)
-    middle = f"{name}/turned"
+    turns = time_first != list(range(len(shape)))
+    middle = f"{name}/turned" if turns else first if inwards else last
     back = [time_first.index(i) for i in range(len(shape))]
     turn = (first, middle, time_first) if inwards else (middle, last, back)
     reshape = (middle, last) if inwards else (first, middle)
     nodes = [
-        helper.make_node("Transpose", [turn[0]], [turn[1]], name=f"{name}/turn", perm=turn[2]),
-        helper.make_node("Reshape", [reshape[0], f"{name}/shape"], [reshape[1]], f"{name}/reshape"),
+        helper.make_node("Reshape", [reshape[0], f"{name}/shape"], [reshape[1]], f"{name}/reshape")
     ]
-    return nodes if inwards else nodes[::-1]
+    if turns:
+        turned = helper.make_node("Transpose", [turn[0]], [turn[1]], f"{name}/turn", perm=turn[2])
+        nodes.insert(0 if inwards else 1, turned)
+    return nodes
 
 
 def _verify(
