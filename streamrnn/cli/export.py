@@ -69,9 +69,12 @@ def export(
     """
     from ..export import to_onnx
 
+    if plot is not None and quantize is None:
+        raise typer.BadParameter("drift is that of a quantised graph", param_hint="--plot")
     layer = load(model, **reading(model, shape, constant, state))
+    notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:
-        layer = _with_frontend(model, layer)
+        layer = _with_frontend(model, layer, notes.pop("features", None))
     recordings = [frames_of(file, layer.program()) for file in calibration or ()]
     report = to_onnx(
         layer,
@@ -82,14 +85,12 @@ def export(
         functions=functions,
         quantize=quantize,
         calibration=recordings or None,
-        metadata=notes_of(metadata),
+        metadata=notes,
         frames=None if frames is None else frames_of(frames, layer.program()),
         tolerance=tolerance,
         verify=verify,
     )
-    if plot is not None:
-        if report.quantization is None:
-            raise typer.BadParameter("drift is that of a quantised graph", param_hint="--plot")
+    if plot is not None and report.quantization is not None:
         report.quantization.plot(plot)
     if as_json:
         typer.echo(json.dumps(finite(report.as_dict()), indent=2))
@@ -105,14 +106,13 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _with_frontend(file: Path, model: Model) -> Any:
+def _with_frontend(file: Path, model: Model, features: Any) -> Any:
     """Return the front end that the model's metadata names, and the model behind it."""
     from ..frontend import from_features
 
-    features = model.metadata.get("features")
     if features is None:
         raise ExportError(
-            f"{file}: its metadata names no front end: save the model with "
-            f"metadata={{'features': …}}, or build Sequential(front end, model) in Python"
+            f"{file}: its metadata names no front end: say it with --metadata features=…, save the "
+            f"model with metadata={{'features': …}}, or build Sequential(front end, model) in Python"
         )
     return Sequential(from_features(features), model)

@@ -74,7 +74,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def notes_of(texts: Sequence[str] | None) -> dict[str, Any] | None:
+def notes_of(texts: Sequence[str] | None) -> dict[str, Any]:
     """Return ``NAME=VALUE`` notes; a value that is JSON is read so, any other is a text."""
     found: dict[str, Any] = {}
     for name, text in _pairs("--metadata", texts).items():
@@ -82,7 +82,7 @@ def notes_of(texts: Sequence[str] | None) -> dict[str, Any] | None:
             found[name] = json.loads(text)
         except ValueError:
             found[name] = text
-    return found or None
+    return found
 
 
 def frames_of(file: Path, program: Any) -> tuple[npt.NDArray[Any], ...]:
