@@ -113,6 +113,6 @@ def _with_frontend(file: Path, model: Model, features: Any) -> Any:
     if features is None:
         raise ExportError(
             f"{file}: its metadata names no front end: say it with --metadata features=…, save the "
-            f"model with metadata={{'features': …}}, or build Sequential(front end, model) in Python"
+            f"model with metadata={{'features': …}}, or export Sequential(front end, model)"
         )
     return Sequential(from_features(features), model)
