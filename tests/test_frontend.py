@@ -305,6 +305,9 @@ def test_a_front_end_adds_nothing_to_the_weights(tmp_path: Path) -> None:
         (lambda: fe.STFT(512, 160, 600), "window of 600 is longer than a frame of 512: make"),
         (lambda: fe.STFT(512, 0), "STFT: `hop_length` must be at least 1, got 0"),
         (lambda: fe.STFT(512.0, 160), r"STFT: `n_fft` must be an integer, got 512\.0"),
+        (lambda: fe.STFT(512, True), "STFT: `hop_length` must be an integer, got True"),
+        (lambda: fe.STFT(512, 160, periodic=1), "STFT: `periodic` must be True or False, got 1"),
+        (lambda: fe.STFT(512, 160, window=None), "STFT: `window` must be a text, got None"),
         (lambda: fe.STFT(512, 160, window="sine"), "`kind` must be one of hann, .*, got 'sine'"),
         (lambda: fe.STFT(512, 160, padding="reflect"), "mirrors samples that have not come yet"),
         (lambda: fe.STFT(512, 160, padding=512), r"from 0 to 511 samples .*, got 512"),
@@ -404,6 +407,39 @@ def test_blocks_that_do_not_fit_a_resampler_are_refused() -> None:
             stereo.run(bad)
     with pytest.raises(FrameError, match=r"of shape \(n,\), got a single number"):
         fe.Resampler(48000, 16000).run(np.zeros((), np.float32))
+
+
+@pytest.mark.parametrize("rate", [10, 50, 333])
+def test_samples_at_any_times_become_what_numpy_interpolates(rate: int) -> None:
+    rng = np.random.default_rng(rate)
+    times = 1000 + np.cumsum(rng.uniform(0.001, 0.08, 400))
+    values = rng.standard_normal((400, 2))
+    regular = fe.FixedRate(rate, 2)
+    got = np.concatenate([regular.push(t, x) for t, x in zip(times, values, strict=True)])
+    grid = times[0] + np.arange(int((times[-1] - times[0]) * rate) + 1) / rate
+    wanted = np.stack([np.interp(grid, times, v) for v in values.T], 1)
+    assert_close(got, wanted, 1e-6)
+    assert (regular.late, regular.gaps) == (0, 0)
+
+
+def test_what_is_late_is_left_out_and_a_gap_begins_anew() -> None:
+    regular = fe.FixedRate(10, 1, max_gap_s=0.5)
+    assert regular.push(5.0, [1.0]).tolist() == [[1.0]]
+    assert regular.push(5.2, [3.0]).tolist() == [[2.0], [3.0]]
+    assert regular.push(5.2, [9.0]).shape == (0, 1)  # twice the same time
+    assert regular.push(4.9, [9.0]).shape == (0, 1)  # out of order
+    assert regular.push(3605.25, [7.0]).tolist() == [[7.0]]  # an hour of silence
+    assert regular.push(3605.35, [8.0]).tolist() == [[8.0]]
+    assert (regular.late, regular.gaps) == (2, 1)
+    for time, x in ((np.nan, [1.0]), (3606.0, [np.inf]), (3606.0, [1.0, 2.0]), (3606.0, 1.0)):
+        with pytest.raises(FrameError, match=r"expects (finite numbers|samples of shape \(1,\))"):
+            regular.push(time, x)
+    assert regular.push(3605.45, [9.0]).tolist() == [[9.0]], "what was refused changed nothing"
+    regular.reset()
+    assert regular.push(1.0, [4.0]).tolist() == [[4.0]]
+    assert (regular.late, regular.gaps) == (0, 0)
+    with pytest.raises(ConfigError, match="`rate_hz` must be a positive number, got 0"):
+        fe.FixedRate(0, 1)
 
 
 # The libraries themselves -------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from .framing import Frames, FrontEnd, PreEmphasis, RemoveMean
 from .mel import MFCC, Decibels, LogMel, Mel
 from .resample import Resampler
 from .spectrum import ISTFT, STFT, Magnitude, Phase, Power
+from .timestamps import FixedRate
 
 __all__ = [
     "Decibels",
+    "FixedRate",
     "Frames",
     "FrontEnd",
     "ISTFT",

@@ -19,7 +19,7 @@ past, and those of the end before anybody knows that it is the end: there is no 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, GraphError
 from ..graph import Input, Shape, Value, shown
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
     from ..ops.op import Op
 
 __all__ = ["Frames", "FrontEnd", "PreEmphasis", "RemoveMean"]
+
+
+_WANTED: dict[str, Any] = {
+    "int": ("an integer", int),
+    "float": ("a number", int, float),
+    "bool": ("True or False", bool),
+    "str": ("a text", str),
+}
+
+
+def _misplaced(value: Any, kind: Any) -> bool:
+    """Whether a truth stands where a number belongs."""
+    return isinstance(value, bool) and kind != "bool"
 
 
 @dataclass(eq=False)
@@ -49,14 +62,10 @@ class FrontEnd(Layer):
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            value, kind = getattr(self, spec.name), spec.type
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if (kind == "int" and not whole) or (
-                kind == "float" and not (whole or isinstance(value, float))
-            ):
+            value, wanted = getattr(self, spec.name), _WANTED.get(str(spec.type))
+            if wanted and (not isinstance(value, wanted[1:]) or _misplaced(value, spec.type)):
                 raise ConfigError(
-                    f"{type(self).__name__}: `{spec.name}` must be "
-                    f"{'an integer' if kind == 'int' else 'a number'}, got {value!r}"
+                    f"{type(self).__name__}: `{spec.name}` must be {wanted[0]}, got {value!r}"
                 )
         self.check()
         if self.input_shape is not None:

@@ -5,7 +5,7 @@ Three kinds of filters, each named after who computes them so:
 ============  ===================================  ========================================
 ``"slaney"``  linear below 1 kHz, then logarithmic  triangles over hertz (librosa's default)
 ``"htk"``     ``2595 log10(1 + f / 700)``           triangles over hertz (torchaudio)
-``"kaldi"``   ``1127 ln(1 + f / 700)``              triangles over mel, no Nyquist bin
+``"kaldi"``   ``1127 ln(1 + f / 700)``              triangles over mel
 ============  ===================================  ========================================
 
 With ``norm="slaney"`` a triangle over hertz has the area 1, otherwise the height 1.
@@ -141,8 +141,6 @@ class MelFilterbank(_FixedProduct):
         left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
         rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
         filters = np.maximum(np.minimum(rising, falling), 0)
-        if self.scale == "kaldi":
-            filters[:, self.n_fft // 2 :] = 0
         height = 2 / (right - left) if self.norm == "slaney" else 1.0
         return np.asarray(filters * height)
 
