@@ -224,6 +224,21 @@ class Dilated(nn.Module):
         return x.mT
 
 
+class Slow(nn.Module):
+    """Strided layers before a recurrent one; pieces of the sequence that no layer tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(
+            nn.Conv1d(8, 8, 8, 4), nn.MaxPool1d(3, 2), nn.Conv1d(8, 6, 4, 2), nn.AvgPool1d(2)
+        )
+        self.gru = nn.GRU(6, 5, batch_first=True)
+        self.register_buffer("taps", torch.ones(8, 1, 50) / 50)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(self.front(F.conv1d(x.mT, self.taps, groups=8)).mT)[0]
+
+
 class Pictures(nn.Module):
     """Conv2d over time and frequency."""
 
@@ -282,6 +297,11 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("kind", [Enhancer, Dilated, Pictures, Norms, Begun, Normed])
 def test_modules(kind: type[nn.Module]) -> None:
     _check(kind(), _sequence(1, T, 8), 1)
+
+
+def test_layers_that_are_slower() -> None:
+    model = _check(Slow(), _sequence(1, 400, 8), 1)
+    assert model.stride_frames == 32
 
 
 def test_outputs_are_named_as_in_the_dictionary() -> None:
@@ -680,6 +700,10 @@ def test_examples_that_do_not_fit() -> None:
         s.from_torch(nn.Linear(3, 3), torch.zeros(1, 9, 3), time_axis=3)
     with pytest.raises(s.ConfigError, match=r"no input is called 'hidden'; there are x, h"):
         s.from_torch(Step(), (torch.zeros(1, 1, 5), torch.zeros(2, 1, 7)), states=["hidden"])
+    with pytest.raises(s.ConfigError, match=r"no input is called 'y'; there are input"):
+        s.from_torch(nn.Linear(3, 3), torch.zeros(1, 9, 3), time_axis={"y": 1})
+    with pytest.raises(s.ConfigError, match=r"`lookahead_frames` must be 0 or more, got -1"):
+        s.from_torch(nn.Linear(3, 3), lookahead_frames=-1)
     with pytest.raises(s.ConfigError, match=r"input 'input' is torch\.bool, frames are float32"):
         s.from_torch(nn.Identity(), torch.zeros(1, 9, 3, dtype=torch.bool))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import ConversionError
+from ...errors import ConfigError, ConversionError
 from ...layer import Model
 from ..onnx.node import Timed, Unsupported
 from .capture import AUTO, capture
@@ -70,6 +70,10 @@ def from_torch(
         names the submodule and the reason. If the stream gives other results: with a report of
         each submodule.
     """
+    if not isinstance(lookahead_frames, int) or lookahead_frames < 0:
+        raise ConfigError(
+            f"from_torch: `lookahead_frames` must be 0 or more, got {lookahead_frames!r}"
+        )
     copied = prepared(module)
     captured = capture(copied, example, time_axis, states)
     walk = Walk(captured)
