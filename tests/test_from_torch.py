@@ -476,7 +476,7 @@ def test_a_state_that_is_no_recurrent_layers() -> None:
     class Leaky(nn.Module):
         def forward(self, x: Any, level: Any) -> Any:
             level = 0.9 * level + 0.1 * x
-            return x - level, level
+            return x - level[:, None].expand(1, 2, 3).mean(1), level
 
     example = {"level": torch.zeros(1, 3), "x": torch.zeros(1, 3)}
     model = s.from_torch(Leaky(), example, time_axis=None, states=["level"])

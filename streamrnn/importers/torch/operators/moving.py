@@ -54,7 +54,7 @@ def movedim(f: Walk, x: Tensor, source: Sequence[int], destination: Sequence[int
 
 @aten("expand", "expand_as", "broadcast_to")
 def expand(f: Walk, x: Tensor, **how: Any) -> Tensor:
-    if isinstance(x, Timed) or f.length not in f.shape:
+    if isinstance(x, Timed) or not f.sequence or f.length not in f.shape:
         return f("Expand", x, ints(*f.shape))
     axis = f.shape.index(f.length)  # what is there without time is the same at every frame
     frame = f("Expand", x, ints(*f.shape[:axis], 1, *f.shape[axis + 1 :]))
