@@ -521,6 +521,12 @@ def test_layers_that_say_what_they_take(make: Callable[[], Any], shape: tuple[in
     assert next(iter(model.graph().inputs.values())).shape == shape
 
 
+def test_rows_of_numbers_are_frames() -> None:
+    module, x = _module(nn.Sequential(nn.Linear(6, 2), nn.Tanh())), _sequence(T, 6)
+    model = s.from_torch(module, torch.zeros(1, 6))
+    assert_close(model.stream().run(x), _in_float64(module, x)[0], 1e-5)
+
+
 # What cannot be streamed --------------------------------------------------------------------------
 
 
