@@ -224,6 +224,21 @@ class Dilated(nn.Module):
         return x.mT
 
 
+class Slow(nn.Module):
+    """Strided layers before a recurrent one; pieces of the sequence that no layer tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(
+            nn.Conv1d(8, 8, 8, 4), nn.MaxPool1d(3, 2), nn.Conv1d(8, 6, 4, 2), nn.AvgPool1d(2)
+        )
+        self.gru = nn.GRU(6, 5, batch_first=True)
+        self.register_buffer("taps", torch.ones(8, 1, 50) / 50)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(self.front(F.conv1d(x.mT, self.taps, groups=8)).mT)[0]
+
+
 class Pictures(nn.Module):
     """Conv2d over time and frequency."""
 
@@ -282,6 +297,11 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("kind", [Enhancer, Dilated, Pictures, Norms, Begun, Normed])
 def test_modules(kind: type[nn.Module]) -> None:
     _check(kind(), _sequence(1, T, 8), 1)
+
+
+def test_layers_that_are_slower() -> None:
+    model = _check(Slow(), _sequence(1, 400, 8), 1)
+    assert model.stride_frames == 32
 
 
 def test_outputs_are_named_as_in_the_dictionary() -> None:
@@ -456,7 +476,7 @@ def test_a_state_that_is_no_recurrent_layers() -> None:
     class Leaky(nn.Module):
         def forward(self, x: Any, level: Any) -> Any:
             level = 0.9 * level + 0.1 * x
-            return x - level, level
+            return x - level[:, None].expand(1, 2, 3).mean(1), level
 
     example = {"level": torch.zeros(1, 3), "x": torch.zeros(1, 3)}
     model = s.from_torch(Leaky(), example, time_axis=None, states=["level"])
@@ -499,6 +519,12 @@ def test_an_input_beside_the_sequence() -> None:
 def test_layers_that_say_what_they_take(make: Callable[[], Any], shape: tuple[int, ...]) -> None:
     model = s.from_torch(make())
     assert next(iter(model.graph().inputs.values())).shape == shape
+
+
+def test_rows_of_numbers_are_frames() -> None:
+    module, x = _module(nn.Sequential(nn.Linear(6, 2), nn.Tanh())), _sequence(T, 6)
+    model = s.from_torch(module, torch.zeros(1, 6))
+    assert_close(model.stream().run(x), _in_float64(module, x)[0], 1e-5)
 
 
 # What cannot be streamed --------------------------------------------------------------------------
@@ -680,6 +706,10 @@ def test_examples_that_do_not_fit() -> None:
         s.from_torch(nn.Linear(3, 3), torch.zeros(1, 9, 3), time_axis=3)
     with pytest.raises(s.ConfigError, match=r"no input is called 'hidden'; there are x, h"):
         s.from_torch(Step(), (torch.zeros(1, 1, 5), torch.zeros(2, 1, 7)), states=["hidden"])
+    with pytest.raises(s.ConfigError, match=r"no input is called 'y'; there are input"):
+        s.from_torch(nn.Linear(3, 3), torch.zeros(1, 9, 3), time_axis={"y": 1})
+    with pytest.raises(s.ConfigError, match=r"`lookahead_frames` must be 0 or more, got -1"):
+        s.from_torch(nn.Linear(3, 3), lookahead_frames=-1)
     with pytest.raises(s.ConfigError, match=r"input 'input' is torch\.bool, frames are float32"):
         s.from_torch(nn.Identity(), torch.zeros(1, 9, 3, dtype=torch.bool))
 

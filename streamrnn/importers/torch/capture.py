@@ -18,6 +18,8 @@ __all__ = ["AUTO", "Captured", "capture"]
 
 MIN_LENGTH = 31
 """Least length of the sequences that a module is exported for (torch runs its recurrent layers)."""
+MAX_REACH = 4096
+"""Most frames, seen by convolutions, that are taken into account."""
 AUTO: Any = "auto"
 
 
@@ -70,16 +72,17 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
     finally:
         for handle in first.handles:
             handle.remove()
-    names = [name for name, _ in named]
     kept = tuple(first.states if states is None else states)
-    for name in kept:
+    chosen = time_axis if isinstance(time_axis, Mapping) else {}
+    names = [name for name, _ in named]
+    for name in (*kept, *chosen):
         if name not in names:
             raise ConfigError(
                 f"from_torch: no input is called {name!r}; there are {', '.join(names)}"
             )
     axes = {n: _axis_of(n, x, time_axis, first.axes) for n, x in named if n not in kept}
-    length = _length([x.shape[axes[n]] for n, x in named if axes.get(n) is not None], module, named)
-    inputs = [(n, _stretched(x, axes.get(n), length), axes.get(n)) for n, x in named]
+    frames = [x.shape[axes[n]] for n, x in named if axes.get(n) is not None]
+    program, inputs = _exported(module, spec, named, axes, max(frames, default=1))
 
     def call(tensors: Sequence[Any]) -> list[Any]:
         with torch.no_grad(), warnings.catch_warnings():
@@ -87,12 +90,12 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
             return _leaves(_called(module, spec, list(tensors)))
 
     order = tuple(n for n, _ in named if n in kept)
-    program, names = _exported(module, spec, inputs), _output_names(results)
+    outputs = _output_names(results)
     if isinstance(module, nn.RNNBase) and not kept:
         output = program.graph.output_node()
         output.args = (output.args[0][:1],)
-        names = names[:1]
-    return Captured(program, inputs, order, names, call, module)
+        outputs = outputs[:1]
+    return Captured(program, inputs, order, outputs, call, module)
 
 
 def _called(module: Any, spec: Any, leaves: list[Any]) -> Any:
@@ -118,22 +121,43 @@ def _axis_of(name: str, x: Any, chosen: Any, found: Mapping[str, int | None]) ->
     return chosen % int(x.ndim)
 
 
-def _length(lengths: list[int], module: Any, named: Sequence[tuple[str, Any]]) -> int:
-    """Return a prime that is no other size in the module.
+def _lengths(module: Any, named: Sequence[tuple[str, Any]], frames: int) -> list[int]:
+    """Return lengths of sequences to export a module for, the first that works.
 
-    It is as long as the example, and longer than what convolutions see: they may pad and cut.
+    They are primes that are no other size in the module. Torch runs recurrent layers frame by frame
+    to find shapes: with them, the length is what the convolutions and pools before need, and that
+    of the example only if it does not do.
     """
     tensors = [*module.state_dict().values(), *(x for _, x in named)]
     sizes = {d for t in tensors if isinstance(t, torch.Tensor) for d in t.shape}
-    seen = sum(
-        max(int(d * (k - 1)) for d, k in zip(part.dilation, part.kernel_size, strict=True))
-        for part in module.modules()
-        if isinstance(part, (nn.Conv1d, nn.Conv2d))
-    )
-    length = max([MIN_LENGTH + 2 * seen, *lengths])
+    short = MIN_LENGTH + 2 * min(_reach(module), MAX_REACH)
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    wanted = [short, frames] if recurrent and frames > short else [max(short, frames)]
+    return [_prime(length, sizes) for length in wanted]
+
+
+def _prime(length: int, sizes: set[int]) -> int:
+    """Return the first prime from a length on that is not among `sizes`."""
     while length in sizes or any(length % k == 0 for k in range(2, int(length**0.5) + 1)):
         length += 1
     return length
+
+
+def _reach(module: Any) -> int:
+    """Return about how many frames the convolutions and pools of a module see."""
+    reach, jump = 0, 1
+    for part in module.modules():
+        taps = _numbers(getattr(part, "kernel_size", None))
+        dilation = max(_numbers(getattr(part, "dilation", None)), default=1)
+        reach += jump * dilation * max((k - 1 for k in taps), default=0)
+        jump *= min(_numbers(getattr(part, "stride", None)), default=1)
+    return reach
+
+
+def _numbers(given: Any) -> list[int]:
+    """Return an attribute that is a number, or one for each axis."""
+    numbers = given if isinstance(given, (list, tuple)) else [given]
+    return [n for n in numbers if isinstance(n, int) and n > 0]
 
 
 def _stretched(x: Any, axis: int | None, length: int) -> Any:
@@ -143,28 +167,48 @@ def _stretched(x: Any, axis: int | None, length: int) -> Any:
     return torch.zeros((*x.shape[:axis], length, *x.shape[axis + 1 :]), dtype=x.dtype)
 
 
-def _exported(module: Any, spec: Any, inputs: list[tuple[str, Any, int | None]]) -> Any:
-    args, kwargs = pytree.tree_unflatten([x for _, x, _ in inputs], spec)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(module, args, kwargs, strict=False)
-            if any(_changes(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})  # without changes in place
-    except Exception as error:  # torch's errors have no common base
-        said = next(iter(str(error).strip().splitlines()), repr(error))
-        shapes = [(name, tuple(x.shape)) for name, x, axis in inputs if axis is not None]
-        raise ConversionError(
-            f"torch.export cannot follow {type(module).__name__}.forward: {said} (sequences of "
-            f"these shapes were given: {dict(shapes)}; `time_axis` and `states` say otherwise)"
-        ) from error
-    changed = program.graph_signature.buffers_to_mutate
+def _exported(
+    module: Any,
+    spec: Any,
+    named: Sequence[tuple[str, Any]],
+    axes: Mapping[str, int | None],
+    frames: int,
+) -> tuple[Any, list[tuple[str, Any, int | None]]]:
+    """Return the module's graph, and the inputs that it was exported for."""
+    for length in _lengths(module, named, frames):
+        inputs = [(n, _stretched(x, axes.get(n), length), axes.get(n)) for n, x in named]
+        args, kwargs = pytree.tree_unflatten([x for _, x, _ in inputs], spec)
+        try:
+            program = _graph(module, args, kwargs)
+        except Exception as error:  # torch's errors have no common base
+            problem = error
+        else:
+            _refuse_changes(program)
+            return program, inputs
+    said = next(iter(str(problem).strip().splitlines()), repr(problem))
+    shapes = {name: tuple(x.shape) for name, x, axis in inputs if axis is not None}
+    raise ConversionError(
+        f"torch.export cannot follow {type(module).__name__}.forward: {said} (sequences of these "
+        f"shapes were given: {shapes}; `time_axis` and `states` say otherwise)"
+    ) from problem
+
+
+def _graph(module: Any, args: Any, kwargs: Any) -> Any:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, args, kwargs, strict=False)
+        if any(_changes(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})  # without changes in place
+    return program
+
+
+def _refuse_changes(program: Any) -> None:
+    changed = program.graph_signature.buffers_to_mutate.values()
     if changed:
         raise ConversionError(
-            f"forward changes the buffer {', '.join(map(repr, changed.values()))}: take the state "
-            f"as an argument and return the new one, and say states=[…]"
+            f"forward changes the buffer {', '.join(map(repr, changed))}: take the state as an "
+            f"argument and return the new one, and say states=[…]"
         )
-    return program
 
 
 def _changes(node: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...errors import ConversionError
+from ...errors import ConfigError, ConversionError
 from ...layer import Model
 from ..onnx.node import Timed, Unsupported
 from .capture import AUTO, capture
@@ -44,7 +44,7 @@ def from_torch(
     time_axis : int, None or dict of str to int or None, optional
         Which axis of the inputs is time; None for a module that takes one frame. Unless given, it
         is what the first layer takes for it (axis 1 with ``batch_first``, the last of an
-        ``nn.Conv1d``, none for a cell), else axis 1. A dict says it by the names of ``forward``'s
+        ``nn.Conv1d``, none for a cell or a row of numbers), else axis 1. A dict says it by the names of ``forward``'s
         arguments.
     states : sequence of str, optional
         Which arguments of ``forward`` are states (``h``; ``hc_0`` and ``hc_1`` of a tuple ``hc``);
@@ -70,6 +70,10 @@ def from_torch(
         names the submodule and the reason. If the stream gives other results: with a report of
         each submodule.
     """
+    if not isinstance(lookahead_frames, int) or lookahead_frames < 0:
+        raise ConfigError(
+            f"from_torch: `lookahead_frames` must be 0 or more, got {lookahead_frames!r}"
+        )
     copied = prepared(module)
     captured = capture(copied, example, time_axis, states)
     walk = Walk(captured)

@@ -116,4 +116,6 @@ def _time_axis(part: Any, x: Any) -> int | None:
         return 1 if part.batch_first and x.ndim == 3 else 0
     if isinstance(part, (nn.Conv1d, nn.BatchNorm1d)):
         return int(x.ndim) - 1 if x.ndim == 3 else None
+    if isinstance(part, (nn.Linear, nn.LayerNorm, nn.RMSNorm)) and x.ndim == 2:
+        return None  # (B, F)
     return 1 if x.ndim > 1 else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...onnx.node import Tensor, Unsupported
 from ..table import aten
+
+if TYPE_CHECKING:
+    from ..walk import Walk
 
 __all__: list[str] = []
 
@@ -19,20 +22,20 @@ def _all(given: Any, rank: int) -> list[int]:
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _batched(f: Any, x: Tensor, rank: int) -> tuple[Tensor, bool]:
+def _batched(f: Walk, x: Tensor, rank: int) -> tuple[Tensor, bool]:
     """Return the input with a batch axis, and whether it had none."""
     if len(x.shape) == rank + 2:
         return x, False
     return f("Unsqueeze", x, np.array([0])), True
 
 
-def _unbatched(f: Any, y: Tensor, alone: bool) -> Tensor:
+def _unbatched(f: Walk, y: Tensor, alone: bool) -> Tensor:
     return f("Squeeze", y, np.array([0])) if alone else y
 
 
 @aten("conv1d", "conv2d")
 def conv(
-    f: Any,
+    f: Walk,
     x: Tensor,
     weight: Any,
     bias: Any,
@@ -55,7 +58,7 @@ def conv(
 
 @aten("conv_transpose1d", "conv_transpose2d")
 def conv_transpose(
-    f: Any,
+    f: Walk,
     x: Tensor,
     weight: Any,
     bias: Any,
@@ -82,7 +85,7 @@ def conv_transpose(
 
 
 def _pooled(
-    f: Any, kind: str, x: Tensor, kernel: Any, stride: Any, padding: Any, **more: Any
+    f: Walk, kind: str, x: Tensor, kernel: Any, stride: Any, padding: Any, **more: Any
 ) -> Tensor:
     rank = 2 if "2d" in f.operator else 1
     x, alone = _batched(f, x, rank)
@@ -94,7 +97,7 @@ def _pooled(
 
 @aten("max_pool1d", "max_pool2d")
 def max_pool(
-    f: Any, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    f: Walk, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Tensor:
     rank = 2 if "2d" in f.operator else 1
     more = {"dilations": _all(dilation, rank), "ceil_mode": int(ceil_mode)}
@@ -103,7 +106,7 @@ def max_pool(
 
 @aten("avg_pool1d", "avg_pool2d")
 def avg_pool(
-    f: Any,
+    f: Walk,
     x: Tensor,
     kernel_size: Any,
     stride: Any,
@@ -119,7 +122,7 @@ def avg_pool(
 
 
 @aten("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-def pool_of_all(f: Any, x: Tensor, output_size: Sequence[int]) -> Tensor:
+def pool_of_all(f: Walk, x: Tensor, output_size: Sequence[int]) -> Tensor:
     if set(_all(output_size, 1)) != {1}:
         raise Unsupported(f"output_size={output_size} is not supported, only 1")
     axes = np.arange(len(x.shape) - (2 if "2d" in f.operator else 1), len(x.shape))

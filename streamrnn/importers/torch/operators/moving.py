@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...onnx.node import Tensor, Timed, Unsupported
 from ..table import aten, axis_in, ints
 
-LARGEST = np.iinfo(np.int64).max
+if TYPE_CHECKING:
+    from ..walk import Walk
+
 __all__: list[str] = []
+
+LARGEST = np.iinfo(np.int64).max
 
 
 @aten("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as")
-def reshape(f: Any, x: Tensor, **how: Any) -> Tensor:
+def reshape(f: Walk, x: Tensor, **how: Any) -> Tensor:
     return f("Reshape", x, ints(*f.shape))
 
 
 @aten("permute")
-def permute(f: Any, x: Tensor, dims: Sequence[int]) -> Tensor:
+def permute(f: Walk, x: Tensor, dims: Sequence[int]) -> Tensor:
     return f("Transpose", x, perm=[axis_in(d, x) for d in dims])
 
 
 @aten("transpose", "swapaxes", "swapdims")
-def transpose(f: Any, x: Tensor, dim0: int, dim1: int) -> Tensor:
+def transpose(f: Walk, x: Tensor, dim0: int, dim1: int) -> Tensor:
     perm = list(range(len(x.shape)))
     i, j = axis_in(dim0, x), axis_in(dim1, x)
     perm[i], perm[j] = j, i
@@ -33,24 +37,24 @@ def transpose(f: Any, x: Tensor, dim0: int, dim1: int) -> Tensor:
 
 
 @aten("mT")
-def turned_matrices(f: Any, x: Tensor) -> Tensor:
+def turned_matrices(f: Walk, x: Tensor) -> Tensor:
     return transpose(f, x, -2, -1)
 
 
 @aten("t", "numpy_T")
-def turned(f: Any, x: Tensor) -> Tensor:
+def turned(f: Walk, x: Tensor) -> Tensor:
     return f("Transpose", x, perm=list(range(len(x.shape)))[::-1])
 
 
 @aten("movedim")
-def movedim(f: Any, x: Tensor, source: Sequence[int], destination: Sequence[int]) -> Tensor:
+def movedim(f: Walk, x: Tensor, source: Sequence[int], destination: Sequence[int]) -> Tensor:
     order = np.moveaxis(np.empty(range(1, len(x.shape) + 1)), source, destination).shape
     return f("Transpose", x, perm=[d - 1 for d in order])
 
 
 @aten("expand", "expand_as", "broadcast_to")
-def expand(f: Any, x: Tensor, **how: Any) -> Tensor:
-    if isinstance(x, Timed) or f.length not in f.shape:
+def expand(f: Walk, x: Tensor, **how: Any) -> Tensor:
+    if isinstance(x, Timed) or not f.sequence or f.length not in f.shape:
         return f("Expand", x, ints(*f.shape))
     axis = f.shape.index(f.length)  # what is there without time is the same at every frame
     frame = f("Expand", x, ints(*f.shape[:axis], 1, *f.shape[axis + 1 :]))
@@ -58,7 +62,7 @@ def expand(f: Any, x: Tensor, **how: Any) -> Tensor:
 
 
 @aten("repeat", "tile")
-def repeat(f: Any, x: Tensor, repeats: Any = None, dims: Any = None) -> Tensor:
+def repeat(f: Walk, x: Tensor, repeats: Any = None, dims: Any = None) -> Tensor:
     times = list(dims if repeats is None else repeats)
     if any(n != 1 and size != 1 for n, size in zip(times[::-1], x.shape[::-1], strict=False)):
         raise Unsupported(f"repeats {times} of shape {tuple(x.shape)}: only axes of size 1 repeat")
@@ -66,30 +70,30 @@ def repeat(f: Any, x: Tensor, repeats: Any = None, dims: Any = None) -> Tensor:
 
 
 @aten("cat", "concat", "concatenate")
-def cat(f: Any, tensors: Sequence[Tensor], dim: int) -> Tensor:
+def cat(f: Walk, tensors: Sequence[Tensor], dim: int) -> Tensor:
     return f("Concat", *tensors, axis=dim)
 
 
 @aten("stack")
-def stack(f: Any, tensors: Sequence[Tensor], dim: int) -> Tensor:
+def stack(f: Walk, tensors: Sequence[Tensor], dim: int) -> Tensor:
     at = dim % len(f.shape)
     return f("Concat", *(f("Unsqueeze", x, ints(at)) for x in tensors), axis=at)
 
 
 @aten("split", "split_with_sizes", "chunk", "tensor_split")
-def split(f: Any, x: Tensor, dim: int, **how: Any) -> Tensor:
+def split(f: Walk, x: Tensor, dim: int, **how: Any) -> Tensor:
     axis = axis_in(dim, x)
     sizes = [shape[axis] for shape in f.shapes]
     return f("Split", x, ints(*sizes), n=len(sizes), axis=axis)
 
 
 @aten("unbind")
-def unbind(f: Any, x: Tensor, dim: int) -> list[Tensor]:
+def unbind(f: Walk, x: Tensor, dim: int) -> list[Tensor]:
     return [select(f, x, dim, i) for i in range(x.shape[dim])]
 
 
 @aten("select")
-def select(f: Any, x: Tensor, dim: int, index: int) -> Tensor:
+def select(f: Walk, x: Tensor, dim: int, index: int) -> Tensor:
     axis = axis_in(dim, x)
     if isinstance(x, Timed) and x.axis == axis and index not in (-1, x.length - 1):
         raise Unsupported(
@@ -101,30 +105,32 @@ def select(f: Any, x: Tensor, dim: int, index: int) -> Tensor:
 
 
 @aten("slice")
-def sliced(f: Any, x: Tensor, dim: int, start: int | None, end: int | None, step: int) -> Tensor:
+def sliced(f: Walk, x: Tensor, dim: int, start: int | None, end: int | None, step: int) -> Tensor:
     last = LARGEST if end is None else end
     return f("Slice", x, ints(start or 0), ints(last), ints(axis_in(dim, x)), ints(step))
 
 
 @aten("narrow")
-def narrow(f: Any, x: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(f: Walk, x: Tensor, dim: int, start: int, length: int) -> Tensor:
     return sliced(f, x, dim, start, start + length, 1)
 
 
 @aten("index_select")
-def index_select(f: Any, x: Tensor, dim: int, index: Any) -> Tensor:
+def index_select(f: Walk, x: Tensor, dim: int, index: Any) -> Tensor:
     return f("Gather", x, index, axis=axis_in(dim, x))
 
 
 @aten("flip")
-def flip(f: Any, x: Tensor, dims: Sequence[int]) -> Tensor:
+def flip(f: Walk, x: Tensor, dims: Sequence[int]) -> Tensor:
     for dim in dims:
         x = f("Gather", x, np.arange(x.shape[dim])[::-1].copy(), axis=axis_in(dim, x))
     return x
 
 
 @aten("pad", "constant_pad_nd")
-def pad(f: Any, x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
+def pad(
+    f: Walk, x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+) -> Tensor:
     rank = len(x.shape)
     before, after = [0] * rank, [0] * rank
     for k in range(len(pad) // 2):  # torch begins with the last axis

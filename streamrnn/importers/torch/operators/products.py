@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from ....graph import Value
 from ...onnx.node import Known, Tensor, Timed, Unsupported, operator
 from ...onnx.operators.linear import weighed
 from ..table import aten
+
+if TYPE_CHECKING:
+    from ..walk import Walk
 
 __all__: list[str] = []
 
@@ -22,30 +25,30 @@ def _linear(a: Known, n: int, x: Value, weight: Any, bias: Any = None) -> Value:
 
 
 @aten("linear")
-def linear(f: Any, x: Tensor, weight: Any, bias: Any) -> Tensor:
+def linear(f: Walk, x: Tensor, weight: Any, bias: Any) -> Tensor:
     if not isinstance(x, (Value, Timed)) or isinstance(weight, (Value, Timed)):
         raise Unsupported("the weight depends on the frame")
     return f("streamrnn.torch.Linear", x, weight, bias)
 
 
 @aten("addmm")
-def addmm(f: Any, x: Any, mat1: Tensor, mat2: Any, beta: float, alpha: float) -> Tensor:
+def addmm(f: Walk, x: Any, mat1: Tensor, mat2: Any, beta: float, alpha: float) -> Tensor:
     product = f("Mul", f("MatMul", mat1, mat2), np.float32(alpha))
     return f("Add", product, x if beta == 1 else f("Mul", x, np.float32(beta)))
 
 
 @aten("matmul", "mm", "bmm")
-def matmul(f: Any, x: Tensor, other: Any = None, mat2: Any = None) -> Tensor:
+def matmul(f: Walk, x: Tensor, other: Any = None, mat2: Any = None) -> Tensor:
     return f("MatMul", x, mat2 if other is None else other)
 
 
 @aten("einsum")
-def einsum(f: Any, equation: str, tensors: Sequence[Tensor], path: Any = None) -> Tensor:
+def einsum(f: Walk, equation: str, tensors: Sequence[Tensor], path: Any = None) -> Tensor:
     return f("Einsum", *tensors, equation=equation.replace(" ", ""))
 
 
 @aten("scaled_dot_product_attention")
-def attention(f: Any, query: Tensor, **how: Any) -> Tensor:
+def attention(f: Walk, query: Tensor, **how: Any) -> Tensor:
     if isinstance(query, Timed):
         raise Unsupported("attention needs the whole sequence, of which a stream has only the past")
     raise Unsupported("attention within a frame is not supported")
@@ -53,7 +56,7 @@ def attention(f: Any, query: Tensor, **how: Any) -> Tensor:
 
 @aten("embedding")
 def embedding(
-    f: Any,
+    f: Walk,
     weight: Any,
     indices: Tensor,
     padding_idx: int,
@@ -65,7 +68,7 @@ def embedding(
 
 @aten("layer_norm")
 def layer_norm(
-    f: Any,
+    f: Walk,
     x: Tensor,
     normalized_shape: Sequence[int],
     weight: Any,
@@ -79,7 +82,7 @@ def layer_norm(
 
 @aten("rms_norm")
 def rms_norm(
-    f: Any, x: Tensor, normalized_shape: Sequence[int], weight: Any, eps: float | None
+    f: Walk, x: Tensor, normalized_shape: Sequence[int], weight: Any, eps: float | None
 ) -> Tensor:
     ones = torch.ones(tuple(normalized_shape)) if weight is None else weight
     eps = torch.finfo(torch.float32).eps if eps is None else eps
@@ -88,7 +91,7 @@ def rms_norm(
 
 @aten("group_norm")
 def group_norm(
-    f: Any, x: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, cudnn_enabled: bool
+    f: Walk, x: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, cudnn_enabled: bool
 ) -> Tensor:
     C = x.shape[1]
     weight = torch.ones(C) if weight is None else weight
@@ -98,7 +101,7 @@ def group_norm(
 
 @aten("batch_norm", "instance_norm")
 def batch_norm(
-    f: Any,
+    f: Walk,
     x: Tensor,
     weight: Any,
     bias: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ...onnx.node import Tensor, Timed, Unsupported, reshaped
 from ...onnx.operators.linear import weighed
 from ...onnx.time import settled, state_of_graph
 from ..table import aten
+
+if TYPE_CHECKING:
+    from ..walk import Walk
 
 __all__: list[str] = []
 
@@ -28,7 +31,7 @@ KINDS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 
 
 def _node(
-    f: Any,
+    f: Walk,
     name: str,
     x: Tensor,
     weights: Sequence[Any],
@@ -55,7 +58,7 @@ def _node(
     return [f("Squeeze", y, np.array([1])), *last]
 
 
-def _layer_state(f: Any, state: Tensor, k: int) -> Tensor:
+def _layer_state(f: Walk, state: Tensor, k: int) -> Tensor:
     """Return layer k's part of a state (layers, B, H), with its axes."""
     if not isinstance(state, (Value, Timed)):
         return state[k : k + 1]
@@ -65,7 +68,7 @@ def _layer_state(f: Any, state: Tensor, k: int) -> Tensor:
 
 
 def _layers(
-    f: Any,
+    f: Walk,
     name: str,
     x: Tensor,
     states: Sequence[Tensor],
@@ -110,7 +113,7 @@ def _layers(
 
 def _stack(name: str) -> Callable[..., Any]:
     def meaning(
-        f: Any,
+        f: Walk,
         x: Tensor,
         hx: Any,
         params: Sequence[Any],
@@ -130,7 +133,7 @@ def _stack(name: str) -> Callable[..., Any]:
 
 def _cell(name: str) -> Callable[..., Any]:
     def meaning(
-        f: Any, x: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
+        f: Walk, x: Tensor, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
     ) -> Any:
         states = hx if isinstance(hx, list) else [hx]
         if not all(isinstance(s, Value) for s in states):
@@ -154,7 +157,7 @@ for _name in KINDS:
 
 
 def projected_lstm(
-    f: Any,
+    f: Walk,
     name: str,
     x: Tensor,
     weights: Sequence[Any],

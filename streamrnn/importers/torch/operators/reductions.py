@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...onnx.node import Tensor, Unsupported
 from ..table import aten, axis_in, ints, number
 
+if TYPE_CHECKING:
+    from ..walk import Walk
+
 __all__: list[str] = []
 
 
-def _reduced(f: Any, kind: str, x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def _reduced(f: Walk, kind: str, x: Tensor, dim: Any, keepdim: bool) -> Tensor:
     dims = [dim] if isinstance(dim, int) else list(dim or range(len(x.shape)))
     axes = ints(*(axis_in(d, x) for d in dims))
     return f(f"Reduce{kind}", x, axes, keepdims=int(keepdim))
 
 
 def _reduction(kind: str) -> Any:
-    def meaning(f: Any, x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    def meaning(f: Walk, x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
         return _reduced(f, kind, x, dim, keepdim)
 
     return meaning
@@ -32,7 +35,7 @@ for _name, _kind in {"mean": "Mean", "sum": "Sum", "amax": "Max", "amin": "Min"}
 
 def _extreme(kind: str, position: str) -> Any:
     def meaning(
-        f: Any, x: Tensor, other: Any = None, dim: Any = None, keepdim: bool = False
+        f: Walk, x: Tensor, other: Any = None, dim: Any = None, keepdim: bool = False
     ) -> Any:
         if other is not None:
             return f(kind, x, number(other))
@@ -49,7 +52,7 @@ aten("min")(_extreme("Min", "ArgMin"))
 
 
 @aten("argmax")
-def argmax(f: Any, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+def argmax(f: Walk, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     if dim is None:
         raise Unsupported("without `dim` this operator is not supported")
     return f("ArgMax", x, axis=axis_in(dim, x), keepdims=int(keepdim))
@@ -57,7 +60,7 @@ def argmax(f: Any, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
 
 @aten("linalg_vector_norm", "norm")
 def norm(
-    f: Any, x: Tensor, dim: Any = None, keepdim: bool = False, ord: Any = 2, p: Any = 2
+    f: Walk, x: Tensor, dim: Any = None, keepdim: bool = False, ord: Any = 2, p: Any = 2
 ) -> Any:
     order = float(p) if ord == 2 else float(ord)
     if order not in (1.0, 2.0):
@@ -67,7 +70,7 @@ def norm(
 
 @aten("var", "std")
 def variance(
-    f: Any,
+    f: Walk,
     x: Tensor,
     dim: Any = None,
     correction: Any = None,
@@ -84,5 +87,5 @@ def variance(
 
 
 @aten("cumsum")
-def cumsum(f: Any, x: Tensor, dim: int) -> Tensor:
+def cumsum(f: Walk, x: Tensor, dim: int) -> Tensor:
     return f("CumSum", x, ints(axis_in(dim, x)))
