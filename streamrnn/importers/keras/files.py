@@ -78,8 +78,10 @@ def open_file(source: str | Path | BinaryIO) -> Iterator[Stored]:
             if magic.startswith(b"PK"):
                 yield _archive(opened, source)
             elif magic == b"\x89HDF\r\n\x1a\n":
-                file = opened.enter_context(_h5py().File(source, "r"))
-                yield _hdf5(file)
+                content = source.read(MAX_BYTES + 1)
+                if len(content) > MAX_BYTES:
+                    raise FileError(f"takes more than {MAX_BYTES >> 30} GiB")
+                yield _hdf5(_opened(opened, content))
             else:
                 raise FileError(
                     f"no Keras file: expected a zip archive or HDF5, it begins with {magic!r}"
@@ -123,8 +125,7 @@ def _archive(opened: contextlib.ExitStack, source: BinaryIO) -> Stored:
             raise FileError(f"member {name!r} points outside the archive")
     config = parsed(_member(archive, "config.json"), "config.json")
     metadata = parsed(_member(archive, "metadata.json"), "metadata.json")
-    content = io.BytesIO(_member(archive, "model.weights.h5"))
-    file = opened.enter_context(_h5py().File(content, "r"))
+    file = _opened(opened, _member(archive, "model.weights.h5"))
     return Stored(config, _major(metadata.get("keras_version")), PathWeights(file))
 
 
@@ -138,6 +139,32 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if info.file_size > MAX_BYTES:
         raise FileError(f"{name} takes more than {MAX_BYTES >> 30} GiB")
     return archive.read(name)
+
+
+def _opened(opened: contextlib.ExitStack, content: bytes) -> Any:
+    """Return HDF5 opened by h5py, once its heaps of texts have been seen to end.
+
+    In a damaged heap, whose objects have sizes that make no sense, the HDF5 library may go round
+    forever (https://docs.hdfgroup.org, "Global Heap": a header of 16 bytes, then objects of 16 and
+    their size, rounded up to 8).
+    """
+    start = content.find(b"GCOL")
+    while start >= 0:
+        size = int.from_bytes(content[start + 8 : start + 16], "little")
+        place, end = start + 16, start + size
+        while place + 16 <= min(end, len(content)):
+            number = int.from_bytes(content[place : place + 2], "little")
+            length = int.from_bytes(content[place + 8 : place + 16], "little")
+            taken = (
+                length if number == 0 else 16 + length
+            )  # number 0 is free space, header included
+            if not 16 <= taken <= end - place:
+                raise FileError(
+                    f"a damaged Keras file: a text of {length} bytes in a heap of {size}"
+                )
+            place += (taken + 7) // 8 * 8
+        start = content.find(b"GCOL", start + 4)
+    return opened.enter_context(_h5py().File(io.BytesIO(content), "r"))
 
 
 def _hdf5(file: Any) -> Stored:
@@ -186,14 +213,17 @@ def _array(dataset: Any) -> Array:
         raise FileError(f"{name!r} is no array")
     if dataset.external or dataset.is_virtual:
         raise FileError(f"{name!r} keeps its numbers in another file: never followed")
-    if dataset.dtype.kind not in "fiu":
-        raise FileError(f"{name!r} holds {dataset.dtype}, expected numbers")
+    bfloat16 = dataset.dtype == np.dtype("V2")  # how Keras stores what HDF5 does not know
+    if dataset.dtype.kind != "f" and not bfloat16:
+        raise FileError(f"{name!r} holds {dataset.dtype}, expected floating-point numbers")
     if dataset.nbytes > min(MAX_BYTES, MAX_INFLATION * dataset.id.get_storage_size()):
         raise FileError(
             f"{name!r} of shape {dataset.shape} has no bytes for its numbers in the file"
         )
     array = np.asarray(dataset[()])
-    return array if array.dtype.kind == "f" else array.astype(np.float32)
+    if bfloat16:  # the upper half of a float32
+        array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array
 
 
 class Weights:

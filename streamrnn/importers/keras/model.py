@@ -129,7 +129,7 @@ def _built(config: Mapping[str, Any], stored: Stored, ignore_masks: bool) -> Mod
     """Return the model that a configuration describes."""
     try:
         kind, inner = config["class_name"], config["config"]
-        keras = stored.keras or _version_of(config)
+        keras = _version_of(config) or stored.keras
         specs = inner if isinstance(inner, list) else inner["layers"]
         if kind not in ("Sequential", "Functional", "Model"):
             raise FileError(f"the model is a {kind!r}: only Sequential and Functional can be read")
