@@ -15,11 +15,12 @@ from ...errors import FileError, StreamrnnError, WeightError
 from ...graph import Input, Value, describe
 from ...layer import Layer, Model
 from ...ops.arithmetic import arithmetic
-from . import layers, recurrent  # noqa: F401 (fill the table of layers)
+from . import branches, layers, recurrent  # noqa: F401 (fill the table of layers)
 from .arrays import converted
-from .files import Stored, Weights, open_file, parsed
+from .files import Stored, open_file, parsed
 from .flow import LAYERS, Apply, Flow
 from .options import Options
+from .weights import Weights
 
 __all__ = ["from_keras"]
 
