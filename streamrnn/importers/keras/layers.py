@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +11,11 @@ import numpy.typing as npt
 
 from ...errors import FileError, WeightError
 from ...ops import activations as act
-from ...ops.arithmetic import Add, Div, Mul, Scale, Sub
-from ...ops.compare import Maximum, Minimum
-from ...ops.concat import concat
 from ...ops.conv1d import Conv1d
 from ...ops.embedding import Embedding
 from ...ops.linear import Linear
 from ...ops.norm import BatchNorm1d, LayerNorm
 from ...ops.op import Op
-from ...ops.rearrange import Flatten, Reshape
 from .activations import activation
 from .arrays import converted, take
 from .flow import LAYERS, Apply, Flow, layer, sequence, single, through
@@ -238,83 +233,3 @@ def _softmax(o: Options, arrays: Arrays) -> Apply:
         return Flow(act.Softmax(flow.axis(axis))(flow.value), flow.timed)
 
     return apply
-
-
-# Shapes and branches ------------------------------------------------------------------------------
-
-
-@layer("Flatten")
-def _flatten(o: Options, arrays: Arrays) -> Apply:
-    o.get("data_format")
-
-    def apply(flows: Sequence[Flow]) -> Flow:
-        flow = single(flows)
-        if flow.timed:
-            raise FileError(
-                "it puts all frames of the sequence side by side, and a stream has no last one; "
-                "use the last output of a recurrent layer (return_sequences=False)"
-            )
-        return Flow(Flatten()(flow.value), timed=False)
-
-    return apply
-
-
-@layer("Reshape")
-def _reshape(o: Options, arrays: Arrays) -> Apply:
-    target = [-1 if d is None else int(d) for d in o.get("target_shape", ())]
-
-    def apply(flows: Sequence[Flow]) -> Flow:
-        flow = single(flows)
-        shape, size = target[int(flow.timed) :], flow.value.size
-        known = math.prod(d for d in shape if d != -1)
-        if known and shape.count(-1) == 1 and size % known == 0:
-            shape = [size // known if d == -1 else d for d in shape]
-        if math.prod(shape) != size or -1 in shape:
-            raise FileError(
-                f"target_shape {tuple(target)} mixes the frames {flow.value.shape} with the time "
-                f"axis: a stream has one frame at a time"
-            )
-        return Flow(Reshape(tuple(shape))(flow.value), flow.timed)
-
-    return apply
-
-
-def _same_kind(flows: Sequence[Flow]) -> bool:
-    if not flows:
-        raise FileError("expected inputs, got none")
-    return any(flow.timed for flow in flows)
-
-
-@layer("Concatenate")
-def _concatenate(o: Options, arrays: Arrays) -> Apply:
-    axis = o.get("axis", -1)
-
-    def apply(flows: Sequence[Flow]) -> Flow:
-        timed = _same_kind(flows)
-        axes = {flow.axis(axis) for flow in flows}
-        return Flow(concat(*(f.value for f in flows), axis=axes.pop()), timed)
-
-    return apply
-
-
-def _merge(name: str, op: type[Op], mean: bool = False) -> None:
-    @layer(*name.split())
-    def merge(o: Options, arrays: Arrays) -> Apply:
-        def apply(flows: Sequence[Flow]) -> Flow:
-            timed = _same_kind(flows)
-            value = functools.reduce(lambda a, b: op()(a, b), (f.value for f in flows))
-            return Flow(Scale(1 / len(flows))(value) if mean else value, timed)
-
-        return apply
-
-
-for _name, _op in (
-    ("Add", Add),
-    ("Subtract", Sub),
-    ("Multiply", Mul),
-    ("Divide TrueDivide", Div),
-    ("Maximum", Maximum),
-    ("Minimum", Minimum),
-):
-    _merge(_name, _op)
-_merge("Average", Add, mean=True)

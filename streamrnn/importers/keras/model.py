@@ -15,11 +15,12 @@ from ...errors import FileError, StreamrnnError, WeightError
 from ...graph import Input, Value, describe
 from ...layer import Layer, Model
 from ...ops.arithmetic import arithmetic
-from . import layers, recurrent  # noqa: F401 (fill the table of layers)
+from . import branches, layers, recurrent  # noqa: F401 (fill the table of layers)
 from .arrays import converted
-from .files import Stored, Weights, open_file, parsed
+from .files import Stored, open_file, parsed
 from .flow import LAYERS, Apply, Flow
 from .options import Options
+from .weights import Weights
 
 __all__ = ["from_keras"]
 
@@ -129,7 +130,7 @@ def _built(config: Mapping[str, Any], stored: Stored, ignore_masks: bool) -> Mod
     """Return the model that a configuration describes."""
     try:
         kind, inner = config["class_name"], config["config"]
-        keras = stored.keras or _version_of(config)
+        keras = _version_of(config) or stored.keras
         specs = inner if isinstance(inner, list) else inner["layers"]
         if kind not in ("Sequential", "Functional", "Model"):
             raise FileError(f"the model is a {kind!r}: only Sequential and Functional can be read")
