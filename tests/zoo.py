@@ -250,6 +250,8 @@ def _state_that_begins_later() -> Layer:
 
 
 add("Delay 1", on(7, lambda: s.Delay(1)))
+add("Delay of numbers", on((), lambda: s.Delay(2)))
+add("Align numbers", on((), lambda: s.Align(0, 4)))
 add("Delay 40 of a matrix", on((3, 5), lambda: s.Delay(40)))
 add("Align skip", on(7, lambda: s.Align(3)))
 add("Align wait", on(7, lambda: s.Align(0, 4)))

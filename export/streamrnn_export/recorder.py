@@ -280,14 +280,14 @@ class OnnxRecorder:
         self.scope.states[full] = dims
         return f"{full}/before" if self.scope.inside else f"{full}_in"
 
-    def state(self, name: str, batch_axis: int = 0) -> str:
+    def state(self, name: str, batch_axis: int = 0, row: bool = False) -> str:
         """Return the op's state as it comes in; see :class:`streamrnn.ops.recorder.Recorder`."""
         full = self.node.full(name)
         shape = self.node.states()[full]
         self.batch_axes[full] = batch_axis
-        first = () if batch_axis == 0 else shape[:1] if len(shape) > 1 else (1,)
-        rest = shape[1:] if batch_axis == 1 and len(shape) > 1 else shape
-        return self._incoming(full, (*first, self.batch_dim, *rest))
+        shape = (1, *shape) if row else shape
+        dims = (*shape[:batch_axis], self.batch_dim, *shape[batch_axis:])
+        return self._incoming(full, dims)
 
     def next_state(self, name: str, value: str) -> None:
         """Say which value is the state as it goes out.

@@ -104,7 +104,7 @@ class Cell(Op):
 
     def native(self, g: Recorder, kind: str, x: str, **attributes: Any) -> str:
         """Write the cell as ONNX's own recurrent node ``kind`` (operators RNN, GRU, LSTM)."""
-        states = [g.state(name, batch_axis=1) for name in self.states]
+        states = [g.state(name, batch_axis=1, row=True) for name in self.states]
         y, *after = self._node(g, kind, x, states, attributes)
         for name, value in zip(self.states, after, strict=True):
             g.next_state(name, value)

@@ -28,11 +28,10 @@ class Recorder(Protocol):
         """Add an initializer, named after the op if a name is given."""
         ...
 
-    def state(self, name: str, batch_axis: int = 0) -> str:
-        """Return the op's state as it comes in: its shape, with axes of the batch before or inside.
+    def state(self, name: str, batch_axis: int = 0, row: bool = False) -> str:
+        """Return the op's state as it comes in: its shape, with the axis N of the streams inside.
 
-        With ``batch_axis=0`` it is (N, *shape); with 1, (first, N, *rest), where `first` is the
-        state's leading size, or 1 for the vector of a recurrent cell, as ONNX's operators want.
+        With `row` it has an axis of size 1 in front, as ONNX's recurrent operators want.
         """
         ...
 
