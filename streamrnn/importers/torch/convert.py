@@ -44,8 +44,8 @@ def from_torch(
     time_axis : int, None or dict of str to int or None, optional
         Which axis of the inputs is time; None for a module that takes one frame. Unless given, it
         is what the first layer takes for it (axis 1 with ``batch_first``, the last of an
-        ``nn.Conv1d``, none for a cell or a row of numbers), else axis 1. A dict says it by the names of ``forward``'s
-        arguments.
+        ``nn.Conv1d``, none for a cell or a row of numbers), else axis 1. A dict says it by the
+        names of ``forward``'s arguments.
     states : sequence of str, optional
         Which arguments of ``forward`` are states (``h``; ``hc_0`` and ``hc_1`` of a tuple ``hc``);
         unless given, those that a recurrent layer gets as its state. They begin at zero.
