@@ -15,7 +15,7 @@ Other activation functions, peepholes, a projection. Each computes the equations
            h' = W_hr (o * output(c'))                            ``proj_size``
 
 where p is zero without peepholes, and W_hr the identity without a projection. Weights have torch's
-names and gate order. A step takes some microseconds more than that of a compiled cell.
+names and gate order. A step takes a little longer than that of a compiled cell.
 """
 
 from __future__ import annotations

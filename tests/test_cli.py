@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,14 @@ def test_info_of_a_model_of_ours(tmp_path):
     for part in ("features (6,)", "every 2 frames, 0 frames late", "all frames so far"):
         assert part in text
     assert "conv1d_0.past (2, 6) 48 zeros" in text
+
+
+def test_info_of_a_keras_file():
+    pytest.importorskip("h5py")
+    path = Path(__file__).parent / "golden" / "keras" / "lstm.keras"
+    found = json.loads(run("info", path, "--json").output)
+    assert found["states"] == {"lstm.h": [4], "lstm.c": [4]}
+    assert found["ops"] == {"LSTMCell": 1, "Linear": 1, "Softmax": 1}
 
 
 def test_info_shows_the_pairs_of_states_and_what_told_so(tmp_path):
