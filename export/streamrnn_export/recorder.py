@@ -318,4 +318,4 @@ def begins_at_rest(node: Node) -> bool:
     So it is where the state is nothing but the last frames, zero at first.
     """
     known = node.op.receptive_field(*(a.shape for a in node.args)) is not None
-    return known and not node.op.initial_state
+    return known and len(node.states()) == 1 and not node.op.initial_state

@@ -173,7 +173,9 @@ class StepGraph:
         for name, output in pairs.items():
             shape = reader.shapes[name]
             shown = notes.get(name, {}).get("stream_shape", shape)
-            slot = StateSlot(state_name(name), tuple(shown or shape), self.state_size)
+            slot = StateSlot(
+                state_name(name), tuple(shape if shown is None else shown), self.state_size
+            )
             states.append(
                 State(name, output, shape, slot, shown is not None and name in reader.read)
             )

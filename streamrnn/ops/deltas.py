@@ -142,10 +142,11 @@ class Deltas(Op):
         zero, end = g.ints(0), g.ints(2**62)
         past, reach, T = g.state("past", batch_axis=1), self.reach, g.frames()
         repeated = g.op("Slice", xs[0], zero, g.ints(1), zero)
-        begun = g.op("Greater", g.state("begun"), g.constant(np.zeros(1, np.float32)))
+        old = g.state("begun")
+        begun = g.op("Greater", old, g.constant(np.zeros(1, np.float32)))
         window = g.op("Concat", g.op("Where", begun, past, repeated), xs[0], axis=0)
         g.next_state("past", g.op("Slice", window, g.ints(T), end, zero))
-        g.next_state("begun", g.op("Identity", g.constant(np.ones((1, 1), np.float32))))
+        g.next_state("begun", g.op("Max", old, g.constant(np.ones(1, np.float32))))
         read, made = g.first_frames()
         begin, total = made - read + 2 * reach, ""
         for k, slope in enumerate(self.slopes(), 1):
