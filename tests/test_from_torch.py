@@ -355,7 +355,8 @@ def test_the_last_state_is_that_of_the_frames_so_far() -> None:
 )
 def test_a_mean_over_time_is_that_of_the_frames_so_far(module: Any, axis: int) -> None:
     module = module()
-    stream = from_torch(module, torch.zeros(1, *((20, 8) if axis == 1 else (8, 20)))).stream()
+    example = torch.zeros(1, *((20, 8) if axis == 1 else (8, 20)))
+    stream = s.from_torch(module, example, time_axis=axis).stream()
     xs = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
     ys = stream.run(xs)
     for t in (0, 6, 29):

@@ -265,8 +265,7 @@ class Reader:
                 )
             if name in pairs:
                 note = said.get(name, {})
-                inner = tuple(note.get("stream_shape") or shape)
-                inner = inner if math.prod(inner) == math.prod(shape) else shape  # several streams
+                inner = _own_shape(note, shape)
                 past = Past(inner, name=state_name(name))
                 if isinstance(note.get("initial"), list):
                     past.initial_state = {"": begins_with(note, shape).reshape(inner)}
