@@ -117,6 +117,7 @@ def _write_op(g: OnnxRecorder, node: Node, xs: list[str], functions: Functions |
             (y,) = _repeated(g, node, args, stride, lambda x: [(_written(g, node, x), node.value)])
     if functions is not None:
         functions.put(g, scope, y)
+    g.remember(node, xs, scope, y)
     g.keep(scope)
     return y
 

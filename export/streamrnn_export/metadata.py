@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from streamrnn.graph import Graph, Value
+from streamrnn.importers.onnx.restored import digest_of, group_of
 from streamrnn.importers.onnx.states import SCHEMA
 from streamrnn.layer import Layer
 from streamrnn.metadata import checked_metadata
@@ -57,6 +58,8 @@ def put_metadata(
         "states": _states(g, graph),
         "metadata": checked,
     }
+    if g.whole:
+        own["ops"] = _whole_ops(proto, g)
     texts = {k: v if isinstance(v, str) else _json(v) for k, v in checked.items()}
     helper.set_model_props(proto, texts | {KEY: _json(own)})
 
@@ -77,6 +80,19 @@ def read_metadata(proto: onnx.ModelProto) -> dict[str, Any]:
     """Return the entry ``streamrnn`` of a file of ours."""
     own: dict[str, Any] = json.loads({p.key: p.value for p in proto.metadata_props}[KEY])
     return own
+
+
+def _whole_ops(proto: onnx.ModelProto, g: OnnxRecorder) -> dict[str, Any]:
+    """Return the ops that can be read back whole, and a digest of the nodes of each."""
+    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes: dict[str, list[onnx.NodeProto]] = {name: [] for name in g.whole}
+    for node in proto.graph.node:
+        if group_of(node) in nodes:
+            nodes[group_of(node)].append(node)
+    return {
+        name: {**entry, "digest": digest_of(nodes[name], initializers)}
+        for name, entry in g.whole.items()
+    }
 
 
 def _json(value: Any) -> str:

@@ -51,6 +51,7 @@ class OnnxRecorder:
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.batch_axes: dict[str, int] = {}
         self.counts_calls = False
+        self.whole: dict[str, dict[str, Any]] = {}
 
     @property
     def opset(self) -> int:
@@ -80,6 +81,30 @@ class OnnxRecorder:
             yield scope
         finally:
             self.scope = before
+
+    def remember(self, node: Node, xs: Sequence[str], scope: Scope, y: str) -> None:
+        """Note an op of several nodes that can be read back whole: see ``put_metadata``.
+
+        That is one that makes a frame of each, whose state, if any, has begun, and whose weights
+        stand in the graph as they are.
+        """
+        clock, weights = node.value.clock, node.op.weights
+        begun = node.read_clock == clock and (clock.start == 0 or not node.states())
+        once = self.batch == 1 and self.known_frames(clock) == 1
+        names = {name: f"{node.name}.{name}" for name in weights}
+        plain = all(
+            full in self.initializers
+            and np.array_equal(numpy_helper.to_array(self.initializers[full]), weights[name])
+            for name, full in names.items()
+        )
+        if once and begun and plain and len(scope.nodes) > 1 and not node.op.takes_feedback:
+            self.whole[node.name] = {
+                "op": type(node.op).__name__,
+                "config": node.op.config(),
+                "weights": names,
+                "reads": list(xs),
+                "makes": y,
+            }
 
     def keep(self, scope: Scope) -> None:
         """Add what another scope holds to this one."""

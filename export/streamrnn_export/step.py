@@ -210,7 +210,7 @@ def _built(
     )
     made = Functions(opset) if functions else None
     outputs = record(g, graph, made)
-    _name_outputs(g.scope, outputs | {f"{n}_out": v for n, v in g.scope.next_states.items()})
+    new = _name_outputs(g.scope, outputs | {f"{n}_out": v for n, v in g.scope.next_states.items()})
     taken: int | str = stride if step else "frames"
     given: int | str = 1 if step else "frames" if stride == 1 else "output_frames"
     states = g.scope.states.items()
@@ -237,6 +237,9 @@ def _built(
     )
     if called:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    for entry in g.whole.values():
+        entry["reads"] = [new.get(n, n) for n in entry["reads"]]
+        entry["makes"] = new.get(entry["makes"], entry["makes"])
     put_metadata(proto, g, model, form, metadata)
     return proto
 
@@ -262,8 +265,8 @@ def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> 
         )
 
 
-def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> None:
-    """Give values the names under which the graph returns them."""
+def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> dict[str, str]:
+    """Give values the names under which the graph returns them; return the new names."""
     made = {o for node in scope.nodes for o in node.output}
     new: dict[str, str] = {}
     for name, value in outputs.items():
@@ -273,6 +276,7 @@ def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> None:
             source = new.get(value, value)
             scope.nodes.append(helper.make_node("Identity", [source], [name], name=f"{name}:copy"))
     _rename(scope.nodes, new)
+    return new
 
 
 def _rename(nodes: Any, new: Mapping[str, str]) -> None:

@@ -62,6 +62,7 @@ from .node import (
     counted,
     reshaped,
 )
+from .restored import Restored, group_of, restored_ops
 from .sequence import check_once
 from .states import Pairs, begins_with, cut_to_one_call, own_metadata, own_states, state_pairs
 from .time import aligned, over_frames, settled
@@ -234,6 +235,7 @@ class Reader:
         self._numbers: dict[str, Iterator[int]] = {}
         self.read = set(_names_read(proto.graph))
         """Names that something in the graph reads."""
+        self._restored: dict[str, Restored] = {}
         self._functions: dict[tuple[str, str], FunctionProto] = {}
         for function in proto.functions:
             check_stored(GraphProto(node=function.node), folder)
@@ -251,6 +253,8 @@ class Reader:
         self.pairs = pairs = self.find_pairs(states)
         for name in [n for n in pairs if n not in self.read]:  # a state that nothing reads
             del pairs[name], self.shapes[name]
+        self._restored = restored_ops(self.proto, self.folder)
+        kept = {name for op in self._restored.values() for name in op.states}
         said = {s["input"]: s for s in own_states(self.proto)}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
@@ -263,6 +267,8 @@ class Reader:
                     f"input {name!r} is {kind}, frames and states are float32; if it never "
                     f"changes, say what it is with constants={{{name!r}: …}}"
                 )
+            if name in kept:  # the op itself keeps it
+                continue
             if name in pairs:
                 note = said.get(name, {})
                 inner = _own_shape(note, shape)
@@ -282,6 +288,8 @@ class Reader:
         self._run(graph, values, 0)
         feedback = dict(self.feedback)
         for past_name, new_name in pairs.items():
+            if past_name in kept:
+                continue
             new = _made(values, new_name, "a state")
             new = new.value if isinstance(new, Timed) else new
             if not isinstance(new, Value) or new.shape != self.shapes[past_name]:
@@ -381,8 +389,12 @@ class Reader:
             self.nodes += 1
             if self.nodes > MAX_NODES:
                 raise Unsupported(f"{who}: with unrolled loops over {MAX_NODES} nodes, too many")
+            whole = None if depth else self._restored.get(group_of(node))
             try:
-                self._node(node, values, depth)
+                if whole is not None:
+                    whole.run(values)
+                else:
+                    self._node(node, values, depth)
             except Unsupported as reason:
                 raise Unsupported(f"{who}: {reason}") from None
             except StreamrnnError as error:
