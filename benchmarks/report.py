@@ -94,13 +94,16 @@ class Report:
             fastest = min((BINDING, RUN), key=row.ratio)
             found.append(_at_least(row.label, row.ratio(fastest), MODEL_AT_LEAST, fastest))
         for read in self.loading:
-            times = (read.load_ms + read.stream_ms) / read.session_ms
-            met = times < LOADING_BELOW
-            text = (
-                f"{read.label}: load and first stream take {times:.2f}x of onnxruntime's "
-                f"session, expected under {LOADING_BELOW:g}x: {_said(met)}"
-            )
-            found.append(Expectation(text, times, met))
+            for what, ms in (
+                ("load takes", read.load_ms),
+                ("load and first stream take", read.load_ms + read.stream_ms),
+            ):
+                times = ms / read.session_ms
+                text = (
+                    f"{read.label}: {what} {times:.2f}x of onnxruntime's session, expected under "
+                    f"{LOADING_BELOW:g}x: {_said(times < LOADING_BELOW)}"
+                )
+                found.append(Expectation(text, times, times < LOADING_BELOW))
         found += [
             Expectation(f"{label}: not measured, {reason}", None, None)
             for label, reason in self.skipped.items()
