@@ -19,7 +19,7 @@ from ..layer import Layer
 from ..stream import Stream
 from .choose import check_integer
 from .ctc import check_tokens, log_probabilities
-from .decoder import Embed, index_frame, as_tokens
+from .decoder import Embed, as_tokens, index_frame
 
 __all__ = ["Joiner", "TransducerGreedy", "TransducerToken"]
 
@@ -44,8 +44,8 @@ class TransducerGreedy:
     predictor : Stream or Layer
         Reads a token, makes a prediction. A layer gets a stream of its own; a stream is reset.
     joiner : callable
-        ``joiner(encoded, predicted)`` gives the logits, float [shape=(tokens,)]; with a model of two
-        inputs this is ``lambda *x: stream.step(x)``. It must keep no state.
+        ``joiner(encoded, predicted)`` gives the logits, float [shape=(tokens,)], and keeps no
+        state; with a model of two inputs this is ``lambda *x: stream.step(x)``.
     tokens : int
         How many tokens the joiner scores, the blank among them.
     blank : int
