@@ -129,7 +129,7 @@ class _BeamState:
 class CTCBeam(Resumable):
     """The most probable texts, found by following several at once.
 
-    ``beam.texts()`` may be asked for at any time. In a stream without end, ``beam.commit()``
+    ``beam.texts()`` may be asked for at any time. In a stream without end, ``beam.commit(50)``
     returns the tokens that have become certain, and forgets them; without it the texts grow.
 
     Parameters
@@ -189,9 +189,26 @@ class CTCBeam(Resumable):
         found = zip(s.texts, np.logaddexp(s.blank, s.other).tolist(), strict=True)
         return [CTCText(tuple(text), total) for text, total in found]
 
-    def commit(self) -> tuple[int, ...]:
-        """Return the tokens that all texts begin with, and take them off the texts."""
+    def commit(self, longest: int | None = None) -> tuple[int, ...]:
+        """Return the tokens that all texts begin with, and take them off the texts.
+
+        Parameters
+        ----------
+        longest : int, optional
+            Of the best text, at most so many tokens remain: texts that differ from it further back
+            are dropped. Without, two texts may differ in an old token for a long time.
+
+        Raises
+        ------
+        ConfigError
+            If it is not at least 1.
+        """
         s = self._state
+        if longest is not None:
+            check_integer("CTCBeam.commit", "longest", longest)
+            head = s.texts[0][: max(len(s.texts[0]) - longest, 0)]
+            kept = [i for i, text in enumerate(s.texts) if text[: len(head)] == head]
+            s.texts, s.blank, s.other = [s.texts[i] for i in kept], s.blank[kept], s.other[kept]
         columns = zip(*s.texts, strict=False)  # as far as the shortest goes
         alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
         certain = tuple(column[0] for column in alike)

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..errors import ConfigError
-from ..graph import describe
+from ..graph import Clock, describe
 from ..layer import Layer
 from ..stream import Stream
 from .choose import check_integer
@@ -85,9 +83,14 @@ class TransducerGreedy:
                 f"TransducerGreedy: `joiner` must be a function of an encoder frame and a "
                 f"prediction, got {describe(joiner)}"
             )
+        self.predictor = predictor if isinstance(predictor, Stream) else predictor.stream()
+        if self.predictor.program.clock != Clock():
+            raise ConfigError(
+                f"TransducerGreedy: the predictor must answer each token at once; this one's "
+                f"output comes {self.predictor.program.clock}"
+            )
         self.tokens, self.blank = check_tokens("TransducerGreedy", tokens, blank)
         self.max_symbols = check_integer("TransducerGreedy", "max_symbols", max_symbols)
-        self.predictor = predictor if isinstance(predictor, Stream) else predictor.stream()
         first = self.blank if start is None else start
         self._start = as_tokens("TransducerGreedy: `start`", first, tokens)
         if not self._start:
@@ -151,10 +154,4 @@ class TransducerGreedy:
             raise
 
     def _read(self, token: int) -> Any:
-        made = self.predictor.step(self._embed(token))
-        if made is None:
-            raise ConfigError(
-                "TransducerGreedy: the predictor must answer each token at once; this one's output "
-                f"comes {self.predictor.program.clock}"
-            )
-        return np.array(made) if isinstance(made, np.ndarray) else made
+        return self.predictor.step(self._embed(token))
