@@ -311,6 +311,25 @@ def test_a_joiner_that_fails_changes_nothing(failing: str) -> None:
     assert rest == [said for said in wanted if said.frame >= 10]
 
 
+def test_a_frame_that_fails_after_some_tokens_changes_nothing() -> None:
+    tokens = iter([1, 3, None, 2, 4, 0])
+    seen = []
+
+    def scripted(encoded: Any, predicted: Any) -> np.ndarray:
+        token = next(tokens)
+        seen.append(np.array(predicted))
+        return np.full(V, np.nan) if token is None else 5 * np.eye(V)[token]
+
+    decoder = TransducerGreedy(predictor(), scripted, tokens=V)
+    before = decoder.predictor.snapshot()
+    with pytest.raises(sr.NonFiniteError, match="TransducerGreedy: joiner: expected finite scores"):
+        decoder.step(None)
+    assert decoder.predictor.snapshot() == before
+    assert [said.token for said in decoder.step(None)] == [2, 4]
+    assert np.array_equal(seen[3], seen[0])  # the prediction is that of the beginning again
+    assert not np.array_equal(seen[1], seen[0])
+
+
 WRONG_TRANSDUCERS: list[tuple[dict[str, Any], str]] = [
     ({"predictor": "gru"}, "`predictor` is a stream or a model, got"),
     ({"joiner": MIX}, "`joiner` must be a function of an encoder frame and a prediction, got"),

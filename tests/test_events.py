@@ -220,6 +220,10 @@ def test_a_long_segment_is_cut_and_the_next_one_begins_there() -> None:
         (5, Segment(0, 3, 0.0, 0.2)),
         (6, Onset(6, 0.25)),
     ]
+    # The padding does not go beyond the frame that is there.
+    assert stepped("SSSSS...", max_on_ms=300, pad_ms=60, min_off_ms=200)[1:] == [
+        (5, Segment(0, 5, 0.0, 0.3))
+    ]
     # One of which it was never certain is dropped.
     assert stepped("S......", min_on_ms=150, min_off_ms=1000, max_on_ms=300, pad_ms=0) == []
     longest_s = max(
