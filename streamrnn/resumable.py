@@ -93,7 +93,7 @@ def _opened(who: str, snapshot: Any) -> tuple[str, dict[str, Any]]:
     """Return of whom a snapshot is, and its values; the checksum vouches for their types."""
     if not isinstance(snapshot, bytes):
         raise StateError(f"{who}: a snapshot is bytes, got {type(snapshot).__name__}")
-    if len(snapshot) < 8 or snapshot[:8] != f"{zlib.crc32(snapshot[8:]):08x}".encode():
+    if len(snapshot) <= 8 or snapshot[:8] != f"{zlib.crc32(snapshot[8:]):08x}".encode():
         raise StateError(f"{who}: this is no snapshot, or a damaged one ({len(snapshot)} bytes)")
     owner, values = json.loads(snapshot[8:])
     return owner, values

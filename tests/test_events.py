@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +128,22 @@ def test_onsets_and_ends_are_those_of_vad_iterator(silero: ModuleType, seed: int
     wanted = [[int(k == "start"), v] for e in events if e for k, v in e.items()]
     assert len(wanted) > 8
     assert found_by_us(p, 16000, on, off_ms, pad_ms) == wanted
+
+
+def test_the_readmes_loop_prints_speech(
+    golden: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "Hysteresis(" in c)
+    vad = sr.Sequential(sr.Input(1), sr.Reshape((1,)))
+    names = {"frames": golden["vad_probabilities"][:937, None], "vad": vad.stream()}
+    exec(code, names)
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "speech since 6.75 s",
+        "speech from 6.75 s to 7.23 s",
+        "speech since 7.62 s",
+    ]
+    assert names["last"] == Segment(682, 937, 21.794, 29.984)
 
 
 # Hysteresis, by hand ------------------------------------------------------------------------------
@@ -442,6 +459,7 @@ def test_a_snapshot_that_does_not_fit_changes_nothing(name: str) -> None:
         (saved[:-1], "no snapshot, or a damaged one"),
         (saved.replace(b"1", b"2"), "no snapshot, or a damaged one"),
         (b"", r"no snapshot, or a damaged one \(0 bytes\)"),
+        (b"00000000", "no snapshot, or a damaged one"),
         (saved.decode(), "a snapshot is bytes, got str"),
     ):
         with pytest.raises(sr.StateError, match=message):
