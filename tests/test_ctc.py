@@ -330,6 +330,36 @@ def test_a_frame_that_fails_after_some_tokens_changes_nothing() -> None:
     assert not np.array_equal(seen[1], seen[0])
 
 
+def test_a_transducer_goes_on_from_a_snapshot() -> None:
+    xs = encoder_frames(40)
+    decoder = TransducerGreedy(predictor(), joiner, tokens=V)
+    decoder.run(xs[:25])
+    saved = decoder.snapshot()
+    assert decoder.snapshot() == saved
+    whole = TransducerGreedy(predictor(), joiner, tokens=V).run(xs)
+    wanted = [said for said in whole if said.frame >= 25]
+    assert decoder.run(xs[25:]) == wanted
+    other = TransducerGreedy(predictor(), joiner, tokens=V)
+    other.run(xs[30:])
+    other.restore(saved)
+    assert (other.frames, other.snapshot()) == (25, saved)
+    assert other.run(xs[25:]) == wanted
+    assert len(wanted) > 5
+    before = other.snapshot()
+    strangers = sr.Sequential(sr.Embedding(V, 4, seed=2), sr.GRU(4, H, seed=1))
+    foreign = TransducerGreedy(strangers, joiner, tokens=V).snapshot()
+    for wrong, message in (
+        (b"", "this is no snapshot of a transducer"),
+        (saved.decode("latin-1"), "this is no snapshot of a transducer"),
+        (b"1 7\n" + saved, "last token is 7 after 1 frames; there are 5 tokens"),
+        (saved[:-1], "snapshot"),
+        (foreign, "snapshot"),
+    ):
+        with pytest.raises(sr.StateError, match=message):
+            other.restore(wrong)  # type: ignore[arg-type]
+        assert other.snapshot() == before
+
+
 WRONG_TRANSDUCERS: list[tuple[dict[str, Any], str]] = [
     ({"predictor": "gru"}, "`predictor` is a stream or a model, got"),
     ({"joiner": MIX}, "`joiner` must be a function of an encoder frame and a prediction, got"),

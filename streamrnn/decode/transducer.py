@@ -8,10 +8,10 @@ prediction network reads it, and the same frame is asked again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StateError
 from ..graph import Clock, describe
 from ..layer import Layer
 from ..stream import Stream
@@ -32,6 +32,13 @@ class TransducerToken(NamedTuple):
     frame: int
     """The encoder frame that it came with, counted from 0."""
     log_probability: float
+
+
+class _State(NamedTuple):
+    frames: int
+    before: Any  # the predictor's state before it read the last token
+    last: int
+    prediction: Any  # what it made of it
 
 
 class TransducerGreedy:
@@ -62,6 +69,8 @@ class TransducerGreedy:
     FrameError
         If `start` is no token of the predictor's.
     """
+
+    _state: _State
 
     def __init__(
         self,
@@ -101,14 +110,13 @@ class TransducerGreedy:
     @property
     def frames(self) -> int:
         """Encoder frames since the beginning."""
-        return self._frames
+        return self._state.frames
 
     def reset(self) -> None:
         """Begin anew: a fresh state, which has read `start`."""
         self.predictor.reset()
         for token in self._start:
-            self._prediction = self._read(token)
-        self._frames = 0
+            self._read(token, 0)
 
     def step(self, x: Any) -> list[TransducerToken]:
         """Take an encoder frame, as the joiner takes it; return the tokens that it says.
@@ -119,25 +127,9 @@ class TransducerGreedy:
             If the joiner's logits have another shape, are no numbers, or are probabilities. The
             state is as before, whatever is raised.
         """
-        before = self.predictor._kept(), self._prediction
-        said: list[TransducerToken] = []
-        try:
-            while len(said) < self.max_symbols:
-                scores = self._joiner(x, self._prediction)
-                log_p = log_probabilities("TransducerGreedy: joiner", scores, (self.tokens,))
-                best = int(log_p.argmax())
-                if best == self.blank:
-                    break
-                said.append(TransducerToken(best, self._frames, float(log_p[best])))
-                self._prediction = self._read(best)
-        except BaseException:
-            self.predictor._go_back(before[0])
-            self._prediction = before[1]
-            raise
-        self._frames += 1
-        return said
+        return self.run((x,))
 
-    def run(self, xs: Any) -> list[TransducerToken]:
+    def run(self, xs: Iterable[Any]) -> list[TransducerToken]:
         """Take encoder frames, one after another; return the tokens that they say.
 
         Raises
@@ -145,13 +137,56 @@ class TransducerGreedy:
         FrameError, NonFiniteError
             As `step` does. The state is as before, as if no frame had come.
         """
-        before = self.predictor._kept(), self._prediction, self._frames
+        before = self.predictor._kept(), self._state
         try:
-            return [token for x in xs for token in self.step(x)]
+            return [token for x in xs for token in self._advance(x)]
         except BaseException:
             self.predictor._go_back(before[0])
-            _, self._prediction, self._frames = before
+            self._state = before[1]
             raise
 
-    def _read(self, token: int) -> Any:
-        return self.predictor.step(self._embed(token))
+    def snapshot(self) -> bytes:
+        """Return the state, to go on from elsewhere; the predictor's weights are not in it."""
+        s, now = self._state, self.predictor._kept()
+        self.predictor._go_back(s.before)
+        inner = self.predictor.snapshot()
+        self.predictor._go_back(now)
+        return f"{s.frames} {s.last}\n".encode() + inner
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot.
+
+        Raises
+        ------
+        StateError
+            If it is none, or of another predictor; the state is as before.
+        """
+        try:
+            head, inner = snapshot.split(b"\n", 1)
+            frames, last = map(int, head.split())
+        except (AttributeError, TypeError, ValueError):
+            raise StateError("TransducerGreedy: this is no snapshot of a transducer") from None
+        if frames < 0 or not 0 <= last < self.tokens:
+            raise StateError(
+                f"TransducerGreedy: this snapshot's last token is {last} after {frames} frames; "
+                f"there are {self.tokens} tokens"
+            )
+        self.predictor.restore(inner)
+        self._read(last, frames)
+
+    def _advance(self, x: Any) -> Iterator[TransducerToken]:
+        frame = self._state.frames
+        for _ in range(self.max_symbols):
+            scores = self._joiner(x, self._state.prediction)
+            log_p = log_probabilities("TransducerGreedy: joiner", scores, (self.tokens,))
+            best = int(log_p.argmax())
+            if best == self.blank:
+                break
+            yield TransducerToken(best, frame, float(log_p[best]))
+            self._read(best, frame)
+        self._state = self._state._replace(frames=frame + 1)
+
+    def _read(self, token: int, frames: int) -> None:
+        before = self.predictor._kept()
+        prediction = self.predictor.step(self._embed(token))
+        self._state = _State(frames, before, token, prediction)
