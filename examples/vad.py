@@ -21,8 +21,9 @@ import assets
 import streamrnn as sr
 from picture import draw
 from recording import FRAME_S, Heard, InputError, frames, opened
-from segments import DetectionError, Segment, Segmenter, detection_error, read_rttm
+from segments import DetectionError, Segment, detection_error, read_rttm
 from silero import FRAME_SAMPLES, SAMPLE_RATE_HZ, build
+from streamrnn import decode
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -65,7 +66,8 @@ def writable(folder: Path) -> Path:
 
 def listen(model: sr.Model, sound: soundfile.SoundFile, args: argparse.Namespace) -> Heard:
     """Run the detector over a recording, one frame after another, and print speech as it ends."""
-    heard, segmenter = Heard(), Segmenter(args.threshold, 1000 * FRAME_S)
+    heard = Heard()
+    segmenter = decode.Hysteresis(1000 * FRAME_S, on=args.threshold, min_on_ms=250)
     print("Preparing the model; the first time, its kernels are compiled …", flush=True)
     stream = model.stream()
     out = np.empty(1, np.float32)
@@ -81,7 +83,7 @@ def listen(model: sr.Model, sound: soundfile.SoundFile, args: argparse.Namespace
             heard.latencies_us.append((time.perf_counter_ns() - before_ns) / 1000)
             heard.probabilities.append(float(out[0]))
             heard.peaks.append((float(frame.min()), float(frame.max())))
-            _ended(heard, segmenter.push(float(out[0])))
+            _ended(heard, segmenter.step(out))
     except KeyboardInterrupt:
         _ended(heard, segmenter.flush())
         count = len(heard.segments)
@@ -93,8 +95,9 @@ def listen(model: sr.Model, sound: soundfile.SoundFile, args: argparse.Namespace
     return heard
 
 
-def _ended(heard: Heard, segment: Segment | None) -> None:
-    if segment is not None:
+def _ended(heard: Heard, event: decode.Onset | decode.Segment | None) -> None:
+    if isinstance(event, decode.Segment):
+        segment = Segment(event.start_s, event.end_s)
         heard.segments.append(segment)
         print(f"  speech {segment.start_s:7.2f} s to {segment.end_s:7.2f} s", flush=True)
 

@@ -260,7 +260,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what few programs use, or what needs an extra, when it is first used."""
-    if name in ("export", "frontend"):
+    if name in ("decode", "export", "frontend", "metrics"):
         return importlib.import_module(f".{name}", __name__)
     if name == "from_keras":
         found = globals()[name] = importlib.import_module(".importers.keras", __name__).from_keras

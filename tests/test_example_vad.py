@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import assets
 import silero
 import streamrnn as sr
 from recording import frames, opened
-from segments import DetectionError, Segment, Segmenter, detection_error, read_rttm
+from segments import DetectionError, Segment, detection_error, read_rttm
 
 Array = npt.NDArray[np.float32]
 
@@ -194,81 +194,6 @@ def test_a_file_that_is_not_onnx_is_refused(
 
 
 # Segments ------------------------------------------------------------------------------------
-
-LEVELS = {"S": 0.9, "=": 0.5, "m": 0.4, "-": 0.35, "_": 0.345, ".": 0.1}
-"""Speech; at the threshold 0.5; between; at the lower threshold 0.35; just below it; silence."""
-
-
-def pushed(track: str, **options: float) -> list[tuple[int, Segment]]:
-    """Push frames of 50 ms; return each segment with the frame that brought it."""
-    segmenter = Segmenter(frame_ms=50, **options)
-    ended = ((i, segmenter.push(LEVELS[letter])) for i, letter in enumerate(track))
-    return [(i, segment) for i, segment in ended if segment is not None]
-
-
-@pytest.mark.parametrize(
-    ("track", "expected"),
-    [
-        # Speech from 100 to 400 ms, 30 ms more on both sides; known after 100 ms of silence.
-        ("..SSSSSS...", [(10, Segment(0.07, 0.43))]),
-        ("..SSSSSS..", []),
-        # At the very beginning there is nothing to pad with.
-        ("SSSSSS...", [(8, Segment(0.0, 0.33))]),
-        # A pause of 100 ms whose second frame is speech again does not end it.
-        ("SSSSSS..SSSSSS...", [(16, Segment(0.0, 0.73))]),
-        # Longer than 250 ms, not just as long.
-        ("SSSSS...", []),
-        ("SSSSS...SSSSSS...", [(16, Segment(0.37, 0.73))]),
-        # Speech begins at the threshold, and does not end between the two.
-        ("mmmmmmmmmm...", []),
-        ("=mmmmmm...", [(9, Segment(0.0, 0.38))]),
-        ("SSSSSS-----...", [(13, Segment(0.0, 0.58))]),
-        ("SSSSSS-----___", [(13, Segment(0.0, 0.58))]),
-        # A frame between the two does not end a pause, and does not confirm it.
-        ("SSSSSS.m.", [(8, Segment(0.0, 0.33))]),
-        ("SSSSSS.mm.", [(9, Segment(0.0, 0.33))]),
-        ("SSSSSS..S...", [(11, Segment(0.0, 0.48))]),
-        ("SSSSSS...SSSSSS...", [(8, Segment(0.0, 0.33)), (17, Segment(0.42, 0.78))]),
-    ],
-)
-def test_segments(track: str, expected: Sequence[tuple[int, Segment]]) -> None:
-    found = pushed(track)
-    assert [i for i, _ in found] == [i for i, _ in expected]
-    for (_, got), (_, wanted) in zip(found, expected, strict=True):
-        assert got == pytest.approx(wanted)
-
-
-def test_the_options_of_a_segmenter_are_honoured() -> None:
-    track = ".SS...SS...."
-    assert pushed(track) == []
-    options = {"min_speech_ms": 90, "min_silence_ms": 50, "pad_ms": 10}
-    ((first, one), (second, two)) = pushed(track, **options)
-    assert (first, second) == (4, 9)
-    assert one == pytest.approx(Segment(0.04, 0.16))
-    assert two == pytest.approx(Segment(0.29, 0.41))
-    ((_, low),) = pushed("mmmmmm...", threshold=0.4)
-    assert low == pytest.approx(Segment(0.0, 0.33))
-
-
-def test_padding_that_would_overlap_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`pad_ms` must be at most half of min_silence_ms=100"):
-        Segmenter(pad_ms=51)
-
-
-def test_flush_ends_speech_with_the_sound_and_begins_anew() -> None:
-    segmenter = Segmenter(frame_ms=50)
-    assert segmenter.flush() is None
-    for letter in "..SSSSSS..":
-        assert segmenter.push(LEVELS[letter]) is None
-    assert segmenter.flush() == pytest.approx(Segment(0.07, 0.5))
-    assert segmenter.flush() is None
-    for letter in "SSSSSS":
-        assert segmenter.push(LEVELS[letter]) is None
-    assert segmenter.flush(end_s=0.28) == pytest.approx(Segment(0.0, 0.28))
-    for letter in "SSSSS":
-        assert segmenter.push(LEVELS[letter]) is None
-    assert segmenter.flush() is None
-
 
 S = Segment
 
