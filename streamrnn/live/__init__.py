@@ -1,0 +1,49 @@
+"""Sources of frames, sinks for results, and the loop between them.
+
+A source is an iterator of ``Frame(time_s, data)``, sync and async, and a context manager::
+
+    source = Windows(Checked(SoundFile("call.wav")), window=576, hop=512, sample_rate_hz=16000)
+    with source, CsvSink("speech.csv") as sink:
+        print(run(stream, source, sink))
+
+What goes wrong loses nothing else: it is counted (``source.counts``) and logged (logger
+``streamrnn.live``) under these words.
+
+================== ==============================================================================
+``half_frames``    bytes of a part of a frame, dropped
+``padded_samples`` zeros behind the last sample, so that the last frame is full
+``truncated``      a file that holds less than it says; what is there is given
+``nonfinite``      NaN or infinity, replaced by the number before it
+``garbage``        a row, line, message or packet that cannot be read, dropped
+``misshapen``      a frame of another shape than those before, dropped
+``out_of_order``   a frame older than the one before, dropped
+``duplicates``     a frame of the same time as the one before, dropped
+``dropped``        a frame that had waited longest when the buffer was full (``drop_oldest``)
+``overruns``       the sound card had samples that nobody fetched in time
+``stalls``         nothing came for `timeout_s`; a SourceError
+``reconnects``     a source was opened again after a SourceError, the model's state kept
+================== ==============================================================================
+"""
+
+from .buffer import Buffered, Inbox, Reconnecting
+from .files import Csv, Npy, Parquet, Pcm, SoundFile, Table, Video
+from .source import Frame, Source, now_s
+from .stages import Checked, Windows
+
+__all__ = [
+    "Buffered",
+    "Checked",
+    "Csv",
+    "Frame",
+    "Inbox",
+    "Npy",
+    "Parquet",
+    "Pcm",
+    "Reconnecting",
+    "SoundFile",
+    "Source",
+    "Table",
+    "Video",
+    "Windows",
+    "now_s",
+]
