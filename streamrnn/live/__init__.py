@@ -3,8 +3,8 @@
 A source is an iterator of ``Frame(time_s, data)``, sync and async, and a context manager::
 
     source = Windows(Checked(SoundFile("call.wav")), window=576, hop=512, sample_rate_hz=16000)
-    with source, CsvSink("speech.csv") as sink:
-        print(run(stream, source, sink))
+    with source, CsvSink("speech.csv", ["speech"]) as sink:
+        print(run(stream, source, [sink]))
 
 What goes wrong loses nothing else: it is counted (``source.counts``) and logged (logger
 ``streamrnn.live``) under these words.
@@ -27,6 +27,8 @@ What goes wrong loses nothing else: it is counted (``source.counts``) and logged
 
 from .buffer import Buffered, Inbox, Reconnecting
 from .files import Csv, Npy, Parquet, Pcm, SoundFile, Table, Video
+from .run import Latencies, Meter, run
+from .sinks import CsvSink, JsonSink, NpySink, Sink, TextSink, WavSink, sink_for
 from .source import Frame, Source, now_s
 from .stages import Checked, Windows
 
@@ -34,16 +36,26 @@ __all__ = [
     "Buffered",
     "Checked",
     "Csv",
+    "CsvSink",
     "Frame",
     "Inbox",
+    "JsonSink",
+    "Latencies",
+    "Meter",
     "Npy",
+    "NpySink",
     "Parquet",
     "Pcm",
     "Reconnecting",
+    "Sink",
     "SoundFile",
     "Source",
     "Table",
+    "TextSink",
     "Video",
+    "WavSink",
     "Windows",
     "now_s",
+    "run",
+    "sink_for",
 ]

@@ -75,7 +75,7 @@ class Source(ABC):
     def _read(self) -> Iterator[Frame]:
         """Yield the frames; raise SourceError where the source breaks off."""
 
-    def _close(self) -> None:  # noqa: B027: most stages hold nothing
+    def _close(self) -> None:  # noqa: B027
         """Give back what the source holds; called once."""
 
     def __repr__(self) -> str:
