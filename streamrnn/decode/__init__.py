@@ -14,12 +14,16 @@ from .beam import Hypothesis, beam_search
 from .choose import Greedy, Sample
 from .encoder import hand_over
 from .generate import Chosen, generate
+from .hysteresis import Hysteresis, Onset, Segment
 
 __all__ = [
     "Chosen",
     "Greedy",
     "Hypothesis",
+    "Hysteresis",
+    "Onset",
     "Sample",
+    "Segment",
     "beam_search",
     "generate",
     "hand_over",
