@@ -30,11 +30,12 @@ def largest(values: Array, k: int) -> npt.NDArray[np.intp]:
     return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
-def check_integer(who: str, name: str, value: Any) -> None:
-    """Raise ConfigError unless an argument is an integer of at least 1."""
+def check_integer(who: str, name: str, value: Any) -> int:
+    """Return an argument; raise ConfigError unless it is an integer of at least 1."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not integer or value < 1:
         raise ConfigError(f"{who}: `{name}` must be an integer of at least 1, got {value!r}")
+    return int(value)
 
 
 def check_number(who: str, name: str, value: Any, top: float = math.inf) -> None:

@@ -14,7 +14,7 @@ from ..graph import Clock, describe
 from ..layer import Layer
 from ..stream import Stream
 
-__all__ = ["Decoder", "Embed", "as_tokens", "first_tokens"]
+__all__ = ["Decoder", "Embed", "as_tokens", "first_tokens", "index_frame"]
 
 Array = npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Decoder:
             raise ConfigError(f"a decoder is a stream or a model, got {describe(model)}")
         self.stream = model if isinstance(model, Stream) else model.stream()
         self.vocabulary = _vocabulary(self.stream)
-        self._embed = embed if embed is not None else _index_frame(self.stream)
+        self._embed = embed if embed is not None else index_frame(self.stream)
         if not callable(self._embed):
             raise ConfigError(
                 f"`embed` must be a function from a token to a frame, got {describe(embed)}; "
@@ -89,8 +89,8 @@ def _vocabulary(stream: Stream) -> int:
     return outputs[0].size
 
 
-def _index_frame(stream: Stream) -> Embed:
-    """Return how a token is fed to a model that reads indices."""
+def index_frame(stream: Stream) -> Embed:
+    """Return how a token is fed to a model that reads indices; raise ConfigError if it does not."""
     inputs = stream.program.inputs
     if len(inputs) != 1 or inputs[0].dtype != "int64" or inputs[0].size != 1:
         shapes = ", ".join(f"{value.dtype} {value.shape}" for value in inputs)

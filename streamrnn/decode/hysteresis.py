@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError, FrameError
-from .resumable import Resumable, check_amount, numbers, probabilities, probability
+from ..resumable import Resumable, check_amount, numbers, probabilities, probability
 
 __all__ = ["Hysteresis", "Onset", "Segment"]
 

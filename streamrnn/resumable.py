@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, FrameError, NonFiniteError, StateError
+from .errors import ConfigError, FrameError, NonFiniteError, StateError
 
 __all__ = [
     "Array",
@@ -72,6 +72,12 @@ class Resumable:
         if owner != repr(self):
             raise StateError(f"this snapshot is of {owner} and does not fit {self!r}")
         state = self._begin()
+        names = [f.name for f in fields(state)]
+        if list(values) != names:
+            raise StateError(
+                f"this snapshot is of another version of {owner}: it has {list(values)}, "
+                f"expected {names}"
+            )
         for name, value in values.items():
             now = getattr(state, name)
             like = now.dtype if isinstance(now, np.ndarray) else None
@@ -145,8 +151,11 @@ def probabilities(who: str, xs: Any, shape: tuple[int | None, ...]) -> Array:
 
 def probability(who: str, x: Any) -> float:
     """Return one probability [shape=() or (1,)]; raise as :func:`numbers` does."""
-    if isinstance(x, float) and 0 <= x <= 1:
-        return float(x)
+    value = x
+    if isinstance(x, (np.floating, np.ndarray)) and x.size == 1 and x.ndim <= 1:
+        value = x.item()
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
     return float(probabilities(who, x, ()))
 
 
