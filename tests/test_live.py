@@ -130,7 +130,7 @@ def test_raw_samples(encoding, channels):
     data.seek(0)
     raw = {"channels": channels, "samplerate": RATE_HZ, "format": "RAW", "endian": "LITTLE"}
     expected = soundfile.read(data, dtype="float32", always_2d=True, subtype=kind, **raw)[0]
-    pipe = io.BufferedReader(Dribble(data.getvalue() + b"\x01", 7))
+    pipe = Dribble(data.getvalue() + b"\x01", 7)
     source = Pcm(pipe, RATE_HZ, encoding, channels, block=100)
     times, blocks = whole(source)
     assert np.array_equal(np.concatenate(blocks), expected)

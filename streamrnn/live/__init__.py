@@ -26,6 +26,7 @@ What goes wrong loses nothing else: it is counted (``source.counts``) and logged
 """
 
 from .buffer import Buffered, Inbox, Reconnecting
+from .events import EventSink
 from .files import Csv, Npy, Parquet, Pcm, SoundFile, Table, Video
 from .run import Latencies, Meter, run
 from .sinks import CsvSink, JsonSink, NpySink, Sink, TextSink, WavSink, sink_for
@@ -37,6 +38,7 @@ __all__ = [
     "Checked",
     "Csv",
     "CsvSink",
+    "EventSink",
     "Frame",
     "Inbox",
     "JsonSink",

@@ -130,7 +130,8 @@ class Buffered(Source):
                     break
         except Exception as raised:  # raised again where frames are read
             error = raised
-        self.inbox.end(error)
+        finally:
+            self.inbox.end(error)
 
     def _read(self) -> Iterator[Frame]:
         self._thread.start()

@@ -120,13 +120,21 @@ class Pcm(Source):
         assert self.sample_rate_hz is not None
         size = np.dtype(ENCODINGS[self.encoding]).itemsize * self.channels
         at = 0
-        while data := self.file.read(self.block * size):
+        while data := self._bytes(self.block * size):
             if len(data) % size:
                 self.count("half_frames", why=f"{len(data) % size} bytes at the end")
             block = samples(data[: len(data) - len(data) % size], self.encoding, self.channels)
             if len(block):
                 yield Frame(at / self.sample_rate_hz, block)
             at += len(block)
+
+    def _bytes(self, n: int) -> bytes:
+        """Return n bytes, fewer at the end; a pipe may give them piece by piece."""
+        parts, missing = [], n
+        while missing and (part := self.file.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
 
 
 def samples(data: bytes, encoding: str, channels: int = 1) -> Array:

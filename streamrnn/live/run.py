@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FrameError
 from ..stream import BaseStream
@@ -42,6 +43,19 @@ class Latencies:
             return math.nan
         place = int(np.searchsorted(sums, q * sums[-1]))
         return float(min(2 ** ((place + 1) / STEPS), self.largest_ns)) / 1000
+
+    def classes(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the histogram, from the first to the last class that is not empty.
+
+        Returns
+        -------
+        (float64 [shape=(n + 1,)], int64 [shape=(n,)])
+            Edges of the classes in µs, and how many times are in each.
+        """
+        used = np.flatnonzero(self._counts)
+        first, stop = (used[0], used[-1] + 1) if used.size else (0, 0)
+        edges_us = 2 ** (np.arange(first, stop + 1) / STEPS) / 1000
+        return edges_us, self._counts[first:stop].copy()
 
 
 @dataclass
