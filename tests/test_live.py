@@ -172,11 +172,14 @@ def test_arrays(tmp_path):
 
 def test_tables(tmp_path):
     path = tmp_path / "x.csv"
-    path.write_text("\ufefft,a,b\n0,1,2\n0.5,3,\n\n1.5,x,4\n2,5\n2.5,7,8,9\n3,-1e3,nan\n")
+    path.write_text(
+        "\ufefft,a,b\n0,1,2\n0.5,3,\n\n1.5,x,4\n2,5\n2.5,7,8,9\n3,-1e3,nan\n4,1e300,0\n"
+    )
     source = Csv(path, ["b", "a"], "t")
     times, frames = whole(source)
-    assert times.tolist() == [0, 0.5, 3]
-    assert np.array_equal(frames, [[2, 1], [np.nan, 3], [np.nan, -1000]], equal_nan=True)
+    assert times.tolist() == [0, 0.5, 3, 4]
+    rows = [[2, 1], [np.nan, 3], [np.nan, -1000], [0, np.inf]]
+    assert np.array_equal(frames, rows, equal_nan=True)
     assert source.counts == {"garbage": 3}
     path.write_text("1,2\n3,4\n")
     times, frames = whole(Csv(path, frame_rate_hz=4))

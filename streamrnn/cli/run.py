@@ -38,7 +38,7 @@ def run(
         str,
         typer.Argument(
             help="A sound file, .npy, .csv, .parquet or a video; - is raw samples on standard "
-            "input."
+            "input; live: mic:NAME, ws://HOST, mqtt://HOST/TOPIC, serial:PORT?baud=115200."
         ),
     ],
     probs: Annotated[
@@ -76,7 +76,9 @@ def run(
         float | None,
         typer.Option(help="Sample rate in Hz of raw samples; with a .npy file, makes it samples."),
     ] = None,
-    encoding: Annotated[str, typer.Option(help="Of raw samples: s16le or f32le.")] = "s16le",
+    encoding: Annotated[
+        str, typer.Option(help="Of raw samples and messages: s16le, f32le; text for messages.")
+    ] = "s16le",
     channels: Annotated[int, typer.Option(help="Channels of raw samples.")] = 1,
     channel: Annotated[str, typer.Option(help="Which channel, from 0, or `mix`.")] = "mix",
     columns: Annotated[
@@ -95,6 +97,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which a silent live source has failed.")
     ] = None,
+    retries: Annotated[
+        int, typer.Option(help="Attempts in a row to open a live source again.")
+    ] = 10,
     engine: Annotated[str, typer.Option(help="streamrnn or onnxruntime.")] = "streamrnn",
     with_profile: Annotated[
         bool, typer.Option("--profile", help="Show what each op takes of a frame.")
@@ -113,7 +118,7 @@ def run(
     choices = Choices(
         rate, encoding, channels, _channel(channel),
         None if columns is None else [name.strip() for name in columns.split(",")],
-        time_column, frame_rate, policy, timeout,
+        time_column, frame_rate, policy, timeout, retries,
     )  # fmt: skip
     wishes = _Wishes(probs, events, as_json, out, plot, with_profile)
     rule = {"on": threshold, "min_on_ms": min_on_ms, "min_off_ms": min_off_ms, "pad_ms": pad_ms}

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError
 from ..graph import Shape
@@ -19,18 +20,24 @@ from ..live import (
     Checked,
     Csv,
     Frame,
+    Microphone,
+    Mqtt,
     Npy,
     Parquet,
     Pcm,
+    Reconnecting,
+    Serial,
     SoundFile,
     Source,
     Video,
+    WebSocket,
     Windows,
 )
 from .model import Loaded
 
 __all__ = ["Choices", "Kept", "framed", "opened"]
 
+LIVE = ("mic", "mqtt", "serial", "ws", "wss")
 TABLES = {".csv": Csv, ".parquet": Parquet}
 VIDEO = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -59,6 +66,8 @@ class Choices:
         What happens when the model is slower than a live source.
     timeout_s : float or None
         Longest silence of a live source.
+    retries : int
+        Attempts in a row to open a live source again that broke off.
     """
 
     rate_hz: float | None = None
@@ -70,6 +79,7 @@ class Choices:
     frame_rate_hz: float = 1.0
     policy: str = "block"
     timeout_s: float | None = None
+    retries: int = 10
 
 
 def opened(text: str, choices: Choices, model: Loaded) -> Source:
@@ -86,6 +96,8 @@ def opened(text: str, choices: Choices, model: Loaded) -> Source:
         if rate_hz is None:
             raise ConfigError("standard input is raw samples: say their rate with --rate")
         return Pcm(_stdin(), rate_hz, choices.encoding, choices.channels)
+    if text.partition(":")[0] in LIVE:
+        return Reconnecting(lambda: _live(text, choices, model), choices.retries)
     if kind == ".npy":
         return Npy(text, choices.rate_hz, choices.frame_rate_hz)
     if kind in TABLES:
@@ -93,6 +105,41 @@ def opened(text: str, choices: Choices, model: Loaded) -> Source:
     if kind in VIDEO:
         return Video(text, *_picture(model.stream.program.inputs[0].shape))
     return SoundFile(text)
+
+
+def _live(text: str, choices: Choices, model: Loaded) -> Source:
+    """Open a live source: ``ws://…``, ``mqtt://host/topic``, ``serial:PORT?baud=…``, ``mic:NAME``.
+
+    Messages are samples where their rate is said, or where the encoding is that of sound.
+    """
+    scheme, _, rest = text.partition(":")
+    rate_hz, parts = choices.rate_hz, urlsplit(text)
+    if scheme == "mic":
+        rate_hz = rate_hz or model.sample_rate_hz or 48000.0
+        options: dict[str, Any] = {"policy": choices.policy, "timeout_s": choices.timeout_s or 5.0}
+        return Microphone(rate_hz, rest or None, choices.channels, **options)
+    if scheme == "serial":
+        baud = parse_qs(parts.query).get("baud", ["115200"])[-1]
+        if not baud.isdecimal():
+            raise ConfigError(f"{text}: expected serial:PORT?baud=NUMBER, got baud={baud}")
+        return Serial(rest.partition("?")[0], int(baud), choices.timeout_s)
+    if choices.encoding == "s16le":
+        rate_hz = rate_hz or model.sample_rate_hz
+    what: dict[str, Any] = {
+        "sample_rate_hz": rate_hz,
+        "encoding": choices.encoding,
+        "channels": choices.channels,
+        "timeout_s": choices.timeout_s,
+    }
+    if scheme != "mqtt":
+        return WebSocket(text, **what)
+    try:
+        host, port, topic = parts.hostname, parts.port or 1883, text.split("/", 3)[3:]
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from None
+    if not host or not topic or not topic[0]:
+        raise ConfigError(f"{text}: expected mqtt://HOST/TOPIC or mqtt://HOST:PORT/TOPIC")
+    return Mqtt(host, topic[0], port, choices.policy, **what)
 
 
 def framed(
@@ -114,7 +161,7 @@ def framed(
             raise ConfigError(f"--window {length}: the model reads frames of {size} numbers")
         hop = hop or model.hop
         checked = Windows(checked, length, hop, rate_hz, choices.channel)
-    if text == "-":
+    if text == "-" or isinstance(source, Reconnecting):
         return Buffered(checked, choices.policy, timeout_s=choices.timeout_s)
     return checked
 

@@ -28,6 +28,7 @@ What goes wrong loses nothing else: it is counted (``source.counts``) and logged
 from .buffer import Buffered, Inbox, Reconnecting
 from .events import EventSink
 from .files import Csv, Npy, Parquet, Pcm, SoundFile, Table, Video
+from .peers import Microphone, Mqtt, Serial, WebSocket
 from .run import Latencies, Meter, run
 from .sinks import CsvSink, JsonSink, NpySink, Sink, TextSink, WavSink, sink_for
 from .source import Frame, Source, now_s
@@ -44,11 +45,14 @@ __all__ = [
     "JsonSink",
     "Latencies",
     "Meter",
+    "Microphone",
+    "Mqtt",
     "Npy",
     "NpySink",
     "Parquet",
     "Pcm",
     "Reconnecting",
+    "Serial",
     "Sink",
     "SoundFile",
     "Source",
@@ -56,6 +60,7 @@ __all__ = [
     "TextSink",
     "Video",
     "WavSink",
+    "WebSocket",
     "Windows",
     "now_s",
     "run",

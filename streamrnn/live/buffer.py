@@ -162,8 +162,8 @@ class Reconnecting(Source):
     def __init__(
         self,
         opener: Callable[[], Source],
-        retries: int = 8,
-        first_s: float = 0.25,
+        retries: int = 10,
+        first_s: float = 0.05,
         longest_s: float = 30.0,
     ) -> None:
         first = opener()  # what is wrong from the beginning is said at once

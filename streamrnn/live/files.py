@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ConfigError, SourceError
-from .source import Array, Frame, Source
+from .source import Array, Frame, Source, as_floats
 
 __all__ = ["Csv", "Npy", "Parquet", "Pcm", "SoundFile", "Table", "Video"]
 
@@ -182,10 +182,10 @@ class Npy(Source):
     def _read(self) -> Iterator[Frame]:
         if self.sample_rate_hz is None:
             for t, row in enumerate(self._array):
-                yield Frame(t / self.frame_rate_hz, np.asarray(row, np.float32))
+                yield Frame(t / self.frame_rate_hz, as_floats(row))
             return
         for at in range(0, len(self._array), 1024):
-            block = np.asarray(self._array[at : at + 1024], np.float32)
+            block = as_floats(self._array[at : at + 1024])
             yield Frame(at / self.sample_rate_hz, block.reshape(len(block), -1))
 
 
@@ -274,7 +274,7 @@ class Csv(Table):
             try:
                 if len(row) != len(self._found):
                     raise ValueError(f"{len(row)} cells instead of {len(self._found)}")
-                data = np.array([_number(row[i]) for i in places], np.float32)
+                data = as_floats([_number(row[i]) for i in places])
                 time_s = self._time_s(t, None if clock is None else float(row[clock]))
             except ValueError as error:
                 self.count("garbage", why=f"line {self._rows.line_num}: {error}")
@@ -327,7 +327,7 @@ class Parquet(Table):
                 raise SourceError(f"{self.name}: expected columns of numbers: {error}") from None
             for row in rows:
                 said = float(row[-1]) if self.time_column else None
-                yield Frame(self._time_s(t, said), row[: len(self.columns)].astype(np.float32))
+                yield Frame(self._time_s(t, said), as_floats(row[: len(self.columns)]))
                 t += 1
 
     def _close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Frame", "Source", "now_s"]
+__all__ = ["Array", "Frame", "Source", "as_floats", "now_s"]
 
 Array = npt.NDArray[np.float32]
 
@@ -27,6 +27,12 @@ S = TypeVar("S", bound="Source")
 def now_s() -> float:
     """Return the time that live sources stamp frames with: seconds since the program began."""
     return time.perf_counter() - _BEGAN_S
+
+
+def as_floats(numbers: Any) -> Array:
+    """Return numbers as float32; what is too large for it is infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float64).astype(np.float32)
 
 
 class Frame(NamedTuple):
