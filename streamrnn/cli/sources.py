@@ -161,8 +161,10 @@ def framed(
             raise ConfigError(f"--window {length}: the model reads frames of {size} numbers")
         hop = hop or model.hop
         checked = Windows(checked, length, hop, rate_hz, choices.channel)
-    if text == "-" or isinstance(source, Reconnecting):
+    if text == "-":
         return Buffered(checked, choices.policy, timeout_s=choices.timeout_s)
+    if isinstance(source, Reconnecting):  # which looks to the time itself
+        return Buffered(checked, choices.policy)
     return checked
 
 
