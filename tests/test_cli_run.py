@@ -185,7 +185,6 @@ def test_profile_and_plot(files, tmp_path):
         (["m.safetensors", "-", "--engine", "torch"], 1, "--engine must be one of streamrnn, onn"),
         (["m.safetensors", "-", "--engine", "onnxruntime"], 1, "onnxruntime runs .onnx files"),
         (["m.safetensors", "-", "--engine", "o", "--profile"], 2, "only streamrnn's own ops"),
-        (["m.safetensors", "-", "--window", "9"], 1, "--window 9: the model reads frames of 160"),
         (["m.safetensors", "-", "--hop", "161"], 1, "expected 1 <= hop <= window, got hop 161"),
         (["m.safetensors", "-", "--out", "y.txt"], 1, "expected a name in .npy, .csv, .wav"),
         (["m.safetensors", "-", "--encoding", "mp3"], 1, "`encoding` must be one of s16le, f32le"),
@@ -215,6 +214,14 @@ def test_a_model_that_does_not_say_its_rate_takes_that_of_the_source(tmp_path):
     result = run(tmp_path / "m.safetensors", "-", *words, input=bytes(80))
     assert "does not say" not in result.stderr
     assert len(result.stdout.splitlines()) == 5
+
+
+def test_a_frame_that_does_not_fit_is_an_error_with_a_summary(files, tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    result = run(files[0] / "m.safetensors", tmp_path / "x.csv")
+    assert result.exit_code == 1
+    assert "gives frames of shape (2,), the model reads (160,): choose columns" in result.stderr
+    assert "0 frames" in result.stderr
 
 
 def started(folder, *words, **options):

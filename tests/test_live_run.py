@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import streamrnn as sr
+from streamrnn.decode import Hysteresis
 from streamrnn.live import (
     Checked,
     CsvSink,
+    EventSink,
+    Frame,
     JsonSink,
     Latencies,
     Meter,
@@ -117,6 +120,36 @@ def test_a_source_that_breaks_off_leaves_the_meter_and_the_file(gru, tmp_path):
     assert len(np.load(tmp_path / "y.npy")) == meter.frames == 5
     assert meter.counts == {"duplicates": 1}
     assert str(meter).endswith("drops 0, duplicates 1")
+
+
+def test_events_are_at_the_times_of_their_frames():
+    """A source that begins late, and drops ten frames: what follows is not early."""
+    ps = np.zeros((40, 2), np.float32)
+    ps[5:10, 0] = ps[20:30, 1] = 0.9
+    items = [(100 + t / 10, p) for t, p in enumerate(ps) if not 10 <= t < 20]
+    text = io.StringIO()
+    events = EventSink(text, ["a", "b"], Hysteresis(100, pad_ms=0))
+    for time_s, p in items:
+        events.write(Frame(time_s, p))
+    events.close()
+    events.close()
+    assert events.segments == 2
+    begins = [line for line in text.getvalue().splitlines() if "begins" in line]
+    assert begins == ["100.50 s: a begins", "102.00 s: b begins"]
+    assert "103.00 s: b ends, it began at 102.00 s" in text.getvalue()
+    with pytest.raises(sr.FrameError, match=r"events of 2 probabilities \(a, b\), got 3 numbers"):
+        events.write(Frame(0, np.zeros(3, np.float32)))
+
+
+def test_an_event_that_the_end_cuts_off_is_told():
+    text = io.StringIO()
+    with EventSink(text, ["a"], Hysteresis(100, pad_ms=0), as_json=True) as events:
+        for t in range(5):
+            events.write(Frame(t / 10, np.float32([t >= 2])))
+    assert [json.loads(line) for line in text.getvalue().splitlines()] == [
+        {"event": "onset", "label": "a", "time_s": 0.2},
+        {"event": "segment", "label": "a", "start_s": 0.2, "end_s": 0.5},
+    ]
 
 
 def test_sinks_that_cannot_be(tmp_path):

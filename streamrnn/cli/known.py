@@ -20,8 +20,8 @@ class Known:
         What it is called.
     options : dict
         What ``streamrnn.load`` needs to be told.
-    sample_rate_hz, window, hop
-        Which frames it reads.
+    sample_rate_hz, hop
+        Which samples it hears, and how many new ones in each frame.
     labels : tuple of str
         What its output says.
     """
@@ -29,7 +29,6 @@ class Known:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     sample_rate_hz: float | None = None
-    window: int | None = None
     hop: int | None = None
     labels: tuple[str, ...] = ()
 
@@ -38,8 +37,7 @@ SILERO = Known(
     name="Silero VAD",
     options={"shapes": {"input": (1, 576), "state": (2, 1, 128)}, "constants": {"sr": 16000}},
     sample_rate_hz=16000.0,
-    window=576,  # 64 samples of the frame before, and 512 new ones
-    hop=512,
+    hop=512,  # and 64 samples of the frame before
     labels=("speech",),
 )
 

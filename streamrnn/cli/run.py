@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..decode import Hysteresis
-from ..errors import SourceError
+from ..errors import StreamrnnError
 from ..live import EventSink, JsonSink, Meter, Sink, Source, TextSink, Windows, sink_for
 from ..live import run as run_frames
 from ..profile import OpTime, profile
@@ -63,11 +63,9 @@ def run(
     min_on_ms: Annotated[float, typer.Option(help="Shorter events are dropped.")] = 0.0,
     min_off_ms: Annotated[float, typer.Option(help="Shorter pauses do not end one.")] = 100.0,
     pad_ms: Annotated[float, typer.Option(help="Added to both ends of an event.")] = 30.0,
-    window: Annotated[
-        int | None, typer.Option(help="Samples in a frame; the model's frame if not said.")
-    ] = None,
     hop: Annotated[
-        int | None, typer.Option(help="New samples in each frame, where frames overlap.")
+        int | None,
+        typer.Option(help="New samples in each frame, where the model's frames overlap."),
     ] = None,
     model_rate: Annotated[
         float | None, typer.Option(help="Sample rate in Hz that the model hears.")
@@ -133,7 +131,7 @@ def run(
                 loaded.hear()
             if model_rate is not None:
                 loaded.metadata = {**loaded.metadata, "sample_rate": model_rate}
-            frames = framed(raw, source, choices, loaded, window, hop)
+            frames = framed(raw, source, choices, loaded, hop)
             _go(loaded, frames, wishes, rule, frame_rate)
 
 
@@ -169,7 +167,7 @@ def _go(
             code = 130
         except BrokenPipeError:  # whoever read has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except SourceError as error:
+        except StreamrnnError as error:
             console.print(str(error), style="red")
             code = 1
     if not meter.frames and not code:

@@ -142,9 +142,7 @@ def _live(text: str, choices: Choices, model: Loaded) -> Source:
     return Mqtt(host, topic[0], port, choices.policy, **what)
 
 
-def framed(
-    source: Source, text: str, choices: Choices, model: Loaded, window: int | None, hop: int | None
-) -> Source:
+def framed(source: Source, text: str, choices: Choices, model: Loaded, hop: int | None) -> Source:
     """Return frames for the model: checked, cut from samples, buffered where the source is live."""
     checked: Source = Checked(source)
     if source.sample_rate_hz is not None:
@@ -156,11 +154,7 @@ def framed(
                 "(--model-rate)",
                 source.sample_rate_hz,
             )
-        length = window or size
-        if length != size:
-            raise ConfigError(f"--window {length}: the model reads frames of {size} numbers")
-        hop = hop or model.hop
-        checked = Windows(checked, length, hop, rate_hz, choices.channel)
+        checked = Windows(checked, size, hop or model.hop, rate_hz, choices.channel)
     if text == "-":
         return Buffered(checked, choices.policy, timeout_s=choices.timeout_s)
     if isinstance(source, Reconnecting):  # which looks to the time itself
