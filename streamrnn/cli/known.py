@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import FileError
+
 __all__ = ["Known", "recognised"]
 
 
@@ -48,10 +50,10 @@ _KNOWN = {(("input", "sr", "state"), ("output", "stateN")): SILERO}
 def recognised(path: Path) -> Known:
     """Return what is known of an ONNX file's model; of most, nothing."""
     try:
-        import onnx
+        from ..importers.onnx.graph import parsed
 
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception:  # `load` says what is wrong with the file
+        graph = parsed(path).graph
+    except (ImportError, FileError):  # `load` says what is wrong
         return Known()
     stored = {tensor.name for tensor in graph.initializer}
     inputs = sorted({value.name for value in graph.input} - stored)

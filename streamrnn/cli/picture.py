@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileError
+from ..errors import SourceError
 from ..live import Frame, Meter, Sink
+from ..live.files import needed
 
 __all__ = ["Recorded", "draw"]
 
@@ -32,16 +33,13 @@ def draw(path: Path, recorded: Recorded, columns: Sequence[str], meter: Meter) -
 
     Raises
     ------
-    FileError
+    SourceError
         If it cannot be written, or matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FileError(f"{path}: a picture needs matplotlib: pip install matplotlib") from None
+    matplotlib = needed("matplotlib.figure", "examples", str(path))
     times = np.array([frame.time_s for frame in recorded.frames])
     values = np.stack([frame.data.reshape(-1) for frame in recorded.frames])
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure = matplotlib.Figure(figsize=(10, 5), layout="constrained")
     above, below = figure.subplots(2, height_ratios=(3, 1))
     if values.shape[1] <= MAX_LINES:
         above.plot(times, values, label=list(columns))
@@ -61,4 +59,4 @@ def draw(path: Path, recorded: Recorded, columns: Sequence[str], meter: Meter) -
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: a format that is unknown
-        raise FileError(f"cannot write {path}: {error}") from None
+        raise SourceError(f"cannot write {path}: {error}") from None
