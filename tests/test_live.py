@@ -234,7 +234,10 @@ def test_pictures(tmp_path):
     for t, frame in enumerate(frames):
         assert frame.shape == (3, 8, 16)
         assert np.allclose(frame * 255, np.array([10 * t, 100, 200])[:, None, None], atol=0.01)
-    assert whole(Video(path, 4, 6, channels=1))[1][0].shape == (1, 4, 6)
+    grey = whole(Video(path, 4, 6, channels=1, input_format="avi"))[1]
+    assert [frame.shape for frame in grey] == [(1, 4, 6)] * 5
+    with pytest.raises(SourceError, match="cannot read it as video"):
+        Video(path, 4, 6, input_format="none")
     (tmp_path / "bad.avi").write_bytes(bytes(100))
     with pytest.raises(SourceError, match=r"bad\.avi: cannot read it as video"):
         Video(tmp_path / "bad.avi", 8, 16)
@@ -370,8 +373,9 @@ def test_a_buffer_that_is_closed_lets_its_sender_go():
 
 def test_a_stall_and_an_error_come_after_what_was_sent():
     stop = threading.Event()
-    with Buffered(Given([(0, 0), stop.wait]), timeout_s=0.02) as source:
+    with Buffered(Given([(0, 0), stop.wait]), timeout_s=10) as source:
         assert next(source).time_s == 0
+        source.inbox.timeout_s = 0.02
         with pytest.raises(SourceError, match=r"given: no frame for 0\.02 s"):
             next(source)
         stop.set()

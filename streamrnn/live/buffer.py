@@ -141,7 +141,7 @@ class Buffered(Source):
         self.inbox.end()
         self.source.close()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(1)
+            self._thread.join(0.2)
             if self._thread.is_alive():  # a read that nothing interrupts, such as of a pipe
                 logger.info("%s: left while a read was waiting", self.name)
 

@@ -351,6 +351,8 @@ class Video(Source):
         The size that pictures are scaled to.
     channels : int
         1 (grey) or 3 (RGB): a frame is float32 [shape=(channels, height, width)].
+    input_format : str, optional
+        FFmpeg's name of what is opened: ``"v4l2"`` makes ``/dev/video0`` a camera.
 
     Raises
     ------
@@ -358,7 +360,14 @@ class Video(Source):
         If it holds no video, or PyAV is missing.
     """
 
-    def __init__(self, path: str | Path, height: int, width: int, channels: int = 3) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        height: int,
+        width: int,
+        channels: int = 3,
+        input_format: str | None = None,
+    ) -> None:
         super().__init__(str(path))
         if channels not in (1, 3) or height < 1 or width < 1:
             raise ConfigError(
@@ -367,8 +376,8 @@ class Video(Source):
         self._av = needed("av", "live", self.name)
         self.shape = (channels, height, width)
         try:
-            self._file: Any = self._av.open(self.name)
-        except self._av.error.FFmpegError as error:
+            self._file: Any = self._av.open(self.name, format=input_format)
+        except (self._av.error.FFmpegError, ValueError) as error:
             raise SourceError(f"{path}: cannot read it as video: {error}") from None
         if not self._file.streams.video:
             self._file.close()

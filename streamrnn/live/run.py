@@ -70,8 +70,8 @@ class Meter:
         Times of the first and the last frame.
     latencies : Latencies
         Of the stream's steps.
-    counts : Counter
-        What went wrong in the source.
+    source : Source, optional
+        Whose counts are told.
     """
 
     frames: int = 0
@@ -79,7 +79,12 @@ class Meter:
     first_s: float = math.nan
     last_s: float = math.nan
     latencies: Latencies = field(default_factory=Latencies)
-    counts: Counter[str] = field(default_factory=Counter)
+    source: Source | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong in the source so far."""
+        return self.source.counts if self.source else Counter()
 
     @property
     def signal_s(self) -> float:
@@ -120,10 +125,9 @@ class Meter:
             said.append(f"{self.signal_s:.1f} s, real-time factor {self.real_time_factor:.2g}")
         if self.frames:
             said.append(f"latency p50 {us(0.5):.3g} µs, p99 {us(0.99):.3g} µs")
-        dropped = self.counts["dropped"] + self.counts["overruns"]
-        said.append(f"drops {dropped}")
-        rest = self.counts - Counter(dropped=dropped, overruns=dropped)
-        said += [f"{what.replace('_', ' ')} {n}" for what, n in sorted(rest.items())]
+        counts = self.counts
+        said.append(f"drops {counts.pop('dropped', 0) + counts.pop('overruns', 0)}")
+        said += [f"{what.replace('_', ' ')} {n}" for what, n in sorted(counts.items())]
         return ", ".join(said)
 
 
@@ -164,23 +168,20 @@ def run(
         If the source breaks off.
     """
     meter, sinks = Meter() if meter is None else meter, tuple(sinks)
-    try:
-        for frame in source:
-            x = fitted(frame, stream, source.name)
-            before_ns = time.perf_counter_ns()
-            y = stream.step(x)
-            meter.latencies.add(time.perf_counter_ns() - before_ns)
-            meter.first_s = meter.first_s if meter.frames else frame.time_s
-            meter.frames, meter.last_s = meter.frames + 1, frame.time_s
-            if y is not None:
-                meter.outputs += 1
-                for sink in sinks:
-                    sink.write(Frame(frame.time_s, flat(y)))
-            if watch is not None:
-                meter.counts = source.counts
-                watch(meter)
-    finally:
-        meter.counts = source.counts
+    meter.source = source
+    for frame in source:
+        x = fitted(frame, stream, source.name)
+        before_ns = time.perf_counter_ns()
+        y = stream.step(x)
+        meter.latencies.add(time.perf_counter_ns() - before_ns)
+        meter.first_s = meter.first_s if meter.frames else frame.time_s
+        meter.frames, meter.last_s = meter.frames + 1, frame.time_s
+        if y is not None:
+            meter.outputs += 1
+            for sink in sinks:
+                sink.write(Frame(frame.time_s, flat(y)))
+        if watch is not None:
+            watch(meter)
     return meter
 
 
