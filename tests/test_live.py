@@ -426,6 +426,17 @@ def test_after_too_many_attempts_the_reason_is_passed_on():
         Reconnecting(opener)
 
 
+def test_closing_ends_the_wait_for_another_attempt():
+    gone = threading.Event()
+    source = Reconnecting(lambda: Given([gone.set, SourceError("gone")]), first_s=60)
+    reader = threading.Thread(target=lambda: list(source))
+    reader.start()
+    assert gone.wait(10)
+    source.close()
+    reader.join(10)
+    assert not reader.is_alive()
+
+
 # Async ---------------------------------------------------------------------------------------
 
 
@@ -445,3 +456,25 @@ def test_async_frames_are_the_same_and_a_cancelled_wait_loses_none():
         return times
 
     assert asyncio.run(listen()) == [0, 1, 2]
+
+
+def test_async_waits_end_when_the_source_is_closed():
+    never = threading.Event()
+
+    async def listen():
+        async with Buffered(Given([(0, 0), never.wait])) as source:
+            assert (await anext(source)).time_s == 0
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(source), 0.01)
+
+    asyncio.run(listen())  # which waits for its threads
+    never.set()
+
+
+def test_an_error_reaches_who_awaits():
+    async def listen():
+        async with Given([SourceError("gone")]) as source:
+            await anext(source)
+
+    with pytest.raises(SourceError, match="gone"):
+        asyncio.run(listen())

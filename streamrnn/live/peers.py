@@ -143,7 +143,8 @@ class Mqtt(_Messages):
     port : int
         Of the broker.
     policy, capacity
-        What happens when messages come faster than they are read, see :class:`Inbox`.
+        What happens when messages come faster than they are read, see :class:`Inbox`. ``"block"``
+        lets the broker wait, who hangs up after some 15 s.
     sample_rate_hz, encoding, channels, timeout_s
         What messages hold, and the longest wait for one; see the module.
 

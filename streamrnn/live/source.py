@@ -137,10 +137,14 @@ class Source(ABC):
         return self
 
     async def __anext__(self) -> Frame:
-        """Wait for the next frame in a thread; a cancelled wait loses no frame."""
+        """Wait for the next frame in a thread; a cancelled wait loses no frame.
+
+        Where a read may wait for ever, as of a pipe, :class:`Buffered` lets ``close`` end it.
+        """
         if self._awaited is None:
             loop = asyncio.get_running_loop()
             self._awaited = loop.run_in_executor(None, lambda: next(self, None))
+            self._awaited.add_done_callback(_looked_at)
         frame = await asyncio.shield(self._awaited)
         self._awaited = None
         if frame is None:
@@ -152,3 +156,9 @@ class Source(ABC):
 
     async def __aexit__(self, *error: Any) -> None:
         self.close()
+
+
+def _looked_at(awaited: asyncio.Future[Frame | None]) -> None:
+    """Take note of an error, which nobody may be waiting for any more."""
+    if not awaited.cancelled():
+        awaited.exception()
