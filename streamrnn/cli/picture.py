@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SourceError
 from ..live import Frame, Meter, Sink
-from ..live.files import needed
+from ..live.source import needed
 
 __all__ = ["Recorded", "draw"]
 

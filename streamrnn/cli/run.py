@@ -173,6 +173,14 @@ def _go(
     if not meter.frames and not code:
         console.print(f"{source.name}: gave no frame", style="red")
         code = 1
+    _report(model, meter, kept, wishes, console)
+    if wishes.plot is not None and meter.outputs:
+        draw(wishes.plot, recorded, model.columns, meter)
+    raise typer.Exit(code)
+
+
+def _report(model: Loaded, meter: Meter, kept: Kept, wishes: _Wishes, console: Console) -> None:
+    """Say how many frames there were, how long they took and what went wrong."""
     console.print(str(meter))
     summary: dict[str, Any] = {"summary": meter.as_dict()}
     if wishes.profile and kept.first and model.layer is not None:
@@ -183,9 +191,6 @@ def _go(
         summary["profile"] = [vars(t) for t in times]
     if wishes.as_json:
         typer.echo(json.dumps(summary))
-    if wishes.plot is not None and meter.outputs:
-        draw(wishes.plot, recorded, model.columns, meter)
-    raise typer.Exit(code)
 
 
 def _sinks(

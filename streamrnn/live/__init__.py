@@ -27,12 +27,14 @@ What goes wrong loses nothing else: it is counted (``source.counts``) and logged
 
 from .buffer import Buffered, Inbox, Reconnecting
 from .events import EventSink
-from .files import Csv, Npy, Parquet, Pcm, SoundFile, Table, Video
 from .peers import Microphone, Mqtt, Serial, WebSocket
 from .run import Latencies, Meter, run
 from .sinks import CsvSink, JsonSink, NpySink, Sink, TextSink, WavSink, sink_for
+from .sound import Pcm, SoundFile
 from .source import Frame, Source, now_s
 from .stages import Checked, Windows
+from .tables import Csv, Npy, Parquet, Table
+from .video import Video
 
 __all__ = [
     "Buffered",

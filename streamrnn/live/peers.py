@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import ConfigError, SourceError
 from .buffer import Inbox
-from .files import ENCODINGS, needed, samples
-from .source import Array, Frame, Source, as_floats, now_s
+from .sound import ENCODINGS, samples
+from .source import Array, Frame, Source, as_floats, needed, now_s
 
 __all__ = ["Microphone", "Mqtt", "Serial", "WebSocket"]
 

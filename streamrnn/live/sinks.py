@@ -14,8 +14,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 
 from ..errors import ConfigError, SourceError
-from .files import needed
-from .source import Array, Frame
+from .source import Array, Frame, needed
 
 __all__ = ["CsvSink", "JsonSink", "NpySink", "Sink", "TextSink", "WavSink", "sink_for"]
 

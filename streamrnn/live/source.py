@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Frame", "Source", "as_floats", "now_s"]
+from ..errors import SourceError
+
+__all__ = ["Array", "Frame", "Source", "as_floats", "needed", "now_s"]
 
 Array = npt.NDArray[np.float32]
 
@@ -33,6 +36,22 @@ def as_floats(numbers: Any) -> Array:
     """Return numbers as float32; what is too large for it is infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(numbers, np.float64).astype(np.float32)
+
+
+def needed(module: str, extra: str, who: str) -> Any:
+    """Import a library of an extra.
+
+    Raises
+    ------
+    SourceError
+        If it is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library that is not there
+        raise SourceError(
+            f"{who} needs {module}: pip install streamrnn[{extra}] ({error})"
+        ) from None
 
 
 class Frame(NamedTuple):
