@@ -11,7 +11,8 @@
     ├── StateError       a state or a snapshot that does not fit (also a ValueError)
     ├── FileError        a file that cannot be read or written as a model (also a ValueError)
     ├── ConversionError  a module that cannot become a stream, or differs from it (a ValueError)
-    └── ExportError      a model that cannot be exported, or an export that does not match
+    ├── ExportError      a model that cannot be exported, or an export that does not match
+    └── SourceError      a source of frames that cannot be opened, or breaks off
 
 A message says who, what was expected, what came, and what to do.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "FrameError",
     "GraphError",
     "NonFiniteError",
+    "SourceError",
     "StateError",
     "StreamrnnError",
     "WeightError",
@@ -70,3 +72,7 @@ class ConversionError(StreamrnnError, ValueError):
 
 class ExportError(StreamrnnError, RuntimeError):
     """A model cannot be exported, or its export does not compute the same."""
+
+
+class SourceError(StreamrnnError, RuntimeError):
+    """A source of frames cannot be opened, breaks off, or gives nothing for too long."""

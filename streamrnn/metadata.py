@@ -1,10 +1,12 @@
 """What a model carries beside its graph and weights, for whoever runs it.
 
-Metadata is a mapping of texts to anything that JSON can say. Three keys have a meaning, and are
+Metadata is a mapping of texts to anything that JSON can say. Four keys have a meaning, and are
 checked:
 
 ``sample_rate``
     Of the signal that the model hears, in Hz: a positive number.
+``hop_samples``
+    New samples in each frame, where frames are samples that overlap: a whole number from 1 on.
 ``labels``
     Names of the classes that an output scores, in its order: a list of different texts, as long as
     the last axis of an output.
@@ -27,7 +29,7 @@ from .graph import Graph, describe
 
 __all__ = ["checked_metadata", "from_texts"]
 
-KNOWN = ("sample_rate", "labels", "features")
+KNOWN = ("sample_rate", "hop_samples", "labels", "features")
 RESERVED = "streamrnn"
 
 
@@ -69,6 +71,9 @@ def _problem(metadata: Mapping[str, Any], sizes: Collection[int]) -> str:
     number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
     if not (number and rate > 0 and math.isfinite(rate)):
         return f"metadata['sample_rate'] must be a positive number of Hz, got {rate!r}"
+    hop = metadata.get("hop_samples", 1)
+    if not isinstance(hop, int) or isinstance(hop, bool) or hop < 1:
+        return f"metadata['hop_samples'] must be a whole number from 1 on, got {hop!r}"
     if "labels" in metadata:
         labels: Any = metadata["labels"]
         texts = isinstance(labels, list) and all(isinstance(text, str) for text in labels)

@@ -134,6 +134,8 @@ class Lowering:
     _places: list[_Place] = field(default_factory=list)
     _clocks: list[Clock] = field(default_factory=lambda: [Clock()])
     _node: Node | None = None
+    _owner: str = ""
+    _owners: list[str] = field(default_factory=list)
 
     # For ops ---------------------------------------------------------------------------------
 
@@ -222,6 +224,7 @@ class Lowering:
             if isinstance(operand, Location):
                 operand.place.last = len(self._rows)
         self._rows.append((kernel, operands))
+        self._owners.append(self._owner)
 
     # For the program -------------------------------------------------------------------------
 
@@ -297,6 +300,8 @@ class Program:
         A stream's state at its beginning.
     block : int
         Frames that go through the tape at once, at most.
+    owners : tuple of str
+        For each row of the tape the name of its op.
 
     Raises
     ------
@@ -340,6 +345,7 @@ class Program:
         for offset, stored in itertools.chain.from_iterable(low._weight_offsets.values()):
             self.weights[offset : offset + stored.size] = stored.view(np.float32)
         self.weights.flags.writeable = False
+        self.owners = tuple(low._owners)
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
         self.tape = np.zeros((len(low._rows), ROW), np.int64)
         for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):
@@ -363,15 +369,17 @@ class Program:
             where[id(value)] = source.view(value.shape, offset)
             offset += value.size
         for node in graph.nodes:
-            low._node = node
+            low._node, low._owner = node, node.name
             where[id(node.value)] = node.op.lower(low, *(where[id(a)] for a in node.args))
         names = {id(node.value): node.name for node in graph.nodes}
         for past, new in graph.feedback.items():
-            slot, place = low._slots[names[id(past)]], where[id(new)]
+            low._owner = names[id(past)]
+            slot, place = low._slots[low._owner], where[id(new)]
             low.emit(retain, T=place, x=place, state=slot.offset, n=new.size)
         results = [where[id(v)] for v in graph.outputs.values()]
         result = results[0]
         if len(results) > 1:
+            low._owner = "outputs"
             result = low._new(
                 (self.output_size,), _Place(whole(self.output_size, LINE), self.clock)
             )

@@ -233,6 +233,7 @@ BAD = {
         {"sample_rate": 0},
         r"\['sample_rate'\] must be a positive number of Hz, got 0",
     ),
+    "no hop": ({"hop_samples": 0.5}, "must be a whole number from 1 on, got 0.5"),
     "a text": ({"sample_rate": "16000"}, "must be a positive number of Hz, got '16000'"),
     "labels in a text": ({"labels": "ab"}, "must be a list of different texts, got 'ab'"),
     "equal labels": (

@@ -11,6 +11,7 @@ from ..errors import StreamrnnError
 from ..version import VERSION
 from .export import export
 from .info import info
+from .run import run
 from .verify import verify
 
 __all__ = ["app"]
@@ -53,5 +54,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, export, verify):
+for command in (info, run, export, verify):
     app.command()(command)
