@@ -21,7 +21,7 @@ demo: .venv/ready  ## speech detection on a real recording, and its export to ON
 	$(BIN)/python examples/vad.py --out demo
 
 test: .venv/ready .venv/torch  ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready  ## style and types
 	$(BIN)/ruff check .
