@@ -9,6 +9,7 @@ seconds of speech, again and again. Each graph keeps its own states; see
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
 import sys
@@ -151,7 +152,8 @@ def main() -> None:
                 if case.real and quantization == INT8:
                     name = case.label.split()[0].rstrip(",").lower()
                     report.plot(out / f"quantized_export_{name}.png")
-    known = machine()
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    known = {**machine(), "date": now}
     lines = [NOTE, *(f"- {key}: {value}" for key, value in known.items()), "", table(rows), ""]
     (out / "quantized_export.md").write_text("\n".join(lines))
     content = {"machine": known, "results": results}
