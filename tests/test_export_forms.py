@@ -212,9 +212,17 @@ def test_a_sequence_goes_on_step_by_step_and_back(name, target):
     np.testing.assert_allclose(np.concatenate(made)[waited:], wanted, atol=TOLERANCE)
 
 
+def skip_what_is_too_new(opset):
+    """Skip operator sets that an older onnxruntime (the last one for Python 3.10) does not run."""
+    version = tuple(map(int, ort.__version__.split(".")[:2]))
+    if opset > 22 and version < (1, 32):
+        pytest.skip(f"onnxruntime {ort.__version__} may not run operator set {opset}")
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_op_in_every_operator_set(opset, target):
     """The sets by turns as steps and over sequences, both forms of those where operators change."""
+    skip_what_is_too_new(opset)
     for i, case in enumerate(COVER):
         for form in step.FORMS if opset in (13, 17, 18) else (step.FORMS[(opset + i) % 2],):
             frames = case.frames(8 * case.model.program().clock.stride)
