@@ -189,3 +189,28 @@ def test_a_real_model_without_states_gets_them(tmp_path):
     x = RNG.standard_normal((1000, 161)).astype(np.float32)
     (whole,) = session(source).run(None, {"input": x[None]})
     assert np.abs(again.run(x) - whole[0]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        ({}, "with an array for each input .x., got an empty one"),
+        ({"z": 0}, "with an array for each input .x., got z"),
+        (np.zeros((1, 4, 3), np.float32), "must be a mapping"),
+        (
+            {"x": np.zeros((0, 4, 3), np.float32)},
+            r"'x' must be finite numbers of shape \(1, T, 3\)",
+        ),
+        ({"x": np.float32(0)}, r"of shape \(1, T, 3\), got float32 \(\)"),
+        ({"x": np.full((1, 4, 3), np.nan, np.float32)}, "must be finite numbers"),
+        ({"x": np.zeros((1, 0, 3), np.float32)}, "0 frames to verify with give no output"),
+    ],
+)
+def test_a_sequence_to_verify_with_that_does_not_fit_is_refused(sequence, message, tmp_path):
+    weights = {"W": normal(1, 12, 3), "R": normal(1, 12, 4)}
+    turn = ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]})
+    nodes = [turn, ("GRU", ["t", "W", "R"], ["y"], {"hidden_size": 4})]
+    path = graph(tmp_path / "a.onnx", nodes, weights, [1, "time", 3])
+    with pytest.raises(sr.ExportError, match=message):
+        add_state(path, tmp_path / "b.onnx", sequence=sequence)
+    assert not (tmp_path / "b.onnx").exists()

@@ -202,3 +202,55 @@ def test_the_second_opinion_is_one(monkeypatch, tmp_path):
     report = to_onnx(sr.RNN(3, 4, nonlinearity="relu"), tmp_path / "m.onnx")
     assert report.opinion == "onnx.reference cannot run it: Unknown activation function 'Relu'."
     assert to_onnx(sr.GRU(3, 4), tmp_path / "m.onnx", verify=False).opinion == ""
+
+
+def test_nothing_compared_is_not_the_same(tmp_path):
+    sr.Conv1d(3, 3, 9, lookahead=8).save(tmp_path / "late.safetensors")
+    late = tmp_path / "late.safetensors"
+    result = run("verify", late, late, "--n", "4")
+    assert result.exit_code == 1
+    assert "4 frames give no output to compare: more than 8 are needed" in " ".join(
+        result.stderr.split()
+    )
+    sr.Sequential(sr.Conv1d(3, 3, 1, stride=2)).save(tmp_path / "slow.safetensors")
+    result = run("verify", late, tmp_path / "slow.safetensors")
+    assert result.exit_code == 1
+    assert "an output every 1 frames" in " ".join(result.stderr.split())
+    np.save(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
+    result = run("verify", late, late, "--frames", tmp_path / "none.npy")
+    assert result.exit_code == 1
+    assert "it holds no frames" in " ".join(result.stderr.split())
+
+
+def test_indices_are_those_that_both_files_take(tmp_path):
+    model = sr.Sequential(sr.Embedding(10, 4), sr.GRU(4, 4))
+    model.save(tmp_path / "e.safetensors")
+    assert run("export", tmp_path / "e.safetensors", tmp_path / "e.onnx").exit_code == 0
+    for files in (("e.onnx", "e.safetensors"), ("e.safetensors", "e.onnx")):
+        assert run("verify", *(tmp_path / f for f in files)).exit_code == 0
+    np.save(tmp_path / "i.npy", np.array([3.7, 2.2]))
+    result = run(
+        "verify", tmp_path / "e.safetensors", tmp_path / "e.onnx", "--frames", tmp_path / "i.npy"
+    )
+    assert result.exit_code == 1
+    assert "must be integers of shape" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0, float("inf")])
+def test_a_tolerance_that_lets_everything_pass_is_refused(tolerance, tmp_path):
+    from streamrnn.export import add_state, to_onnx
+
+    with pytest.raises(sr.ExportError, match="tolerance must be a finite number of at least 0"):
+        to_onnx(sr.GRU(3, 4), tmp_path / "m.onnx", tolerance=tolerance)
+    with pytest.raises(sr.ExportError, match="tolerance must be a finite number of at least 0"):
+        add_state(tmp_path / "m.onnx", tmp_path / "n.onnx", tolerance=tolerance)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "float16"])
+def test_a_graph_with_a_loop_inside_can_be_quantised(quantize, tmp_path):
+    from streamrnn.export import to_onnx
+
+    x = sr.Input(8)
+    model = sr.Model(x, sr.Conv1d(8, 8, 2, stride=2)(sr.GRUVariant(8, 8)(x)))
+    report = to_onnx(model, tmp_path / "m.onnx", quantize=quantize)
+    assert any(node.op_type == "Scan" for node in report.proto.graph.node)

@@ -288,3 +288,17 @@ def test_the_meter_is_live_on_a_terminal_and_plain_elsewhere(terminal):
         shown = file.getvalue()
     assert "7 frames" in shown
     assert ("\x1b[" in file.getvalue()) == terminal
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    model, frames = tmp_path / "m.safetensors", tmp_path / "x.npy"
+    sr.GRU(3, 2).save(model)
+    np.save(frames, np.zeros((5, 3), np.float32))
+    before = frames.read_bytes()
+    for out in (frames, model):
+        result = CliRunner().invoke(app, ["run", str(model), str(frames), "--out", str(out)])
+        assert result.exit_code == 2
+        assert "is what is read" in " ".join(result.stderr.replace("│", " ").split())
+    assert frames.read_bytes() == before
+    result = CliRunner().invoke(app, ["run", str(model), str(frames), "--frame-rate", "0"])
+    assert result.exit_code == 2

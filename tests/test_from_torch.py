@@ -822,3 +822,33 @@ def test_without_it_the_error_names_the_extra(name: str) -> None:
     code = f"import sys; sys.modules['{name}'] = None; import streamrnn; streamrnn.from_torch"
     wanted = f"ImportError: streamrnn.from_torch needs {name}: pip install streamrnn[torch]"
     assert wanted in _python(code)
+
+
+class Remembers(nn.Module):
+    """Keeps its state in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.h = nn.GRU(6, 5, batch_first=True), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, h = self.gru(x, self.h)
+        self.h = h.detach()
+        return y
+
+
+def test_a_state_in_an_attribute_is_refused() -> None:
+    with pytest.raises(s.ConversionError, match="forward changes the attribute 'h'"):
+        s.from_torch(Remembers(), torch.ones(1, 20, 6))
+
+
+def test_conversions_of_type_are_followed() -> None:
+    module = Function(lambda x: (x.double() * 2).float() + (x > 0).float())
+    x = _sequence(1, 20, 6)
+    ys = s.from_torch(module, x).stream().run(x[0])
+    assert_close(ys, module(torch.from_numpy(x))[0].numpy(), 1e-6)
+
+
+def test_a_sequence_cut_at_a_fixed_length_is_refused() -> None:
+    with pytest.raises(s.ConversionError, match="cuts the sequence at a fixed length"):
+        s.from_torch(Function(lambda x: x[:, -200:]), torch.zeros(1, 20, 6))

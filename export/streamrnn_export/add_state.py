@@ -23,7 +23,7 @@ from streamrnn.importers.onnx import Reader, read_onnx
 from streamrnn.layer import Model
 
 from .metadata import put_layout
-from .step import DEFAULT_OPSET, check_graph, step_model, write_model
+from .step import DEFAULT_OPSET, check_graph, check_tolerance, step_model, write_model
 from .verify import SEED, Differences, ExportReport, StepSession, session_of
 
 __all__ = ["add_state"]
@@ -84,6 +84,7 @@ def add_state(
         If there is no state to add, the target cannot be written, onnxruntime is not installed, or
         the two graphs do not compute the same.
     """
+    check_tolerance(tolerance)
     model, reader = read_onnx(Path(source), shapes, constants)
     if not model.graph().states():
         raise ExportError(f"{source}: it has no state to add: nothing in it looks at other frames")
@@ -181,10 +182,19 @@ def _verify(
     clock = model.graph().clock
     waited = clock.start // clock.stride
     length = reader.fixed_length or (waited + CHECKED_CALLS) * clock.stride
-    feeds = reader.random_sequence(model, length, SEED) if sequence is None else dict(sequence)
+    feeds = (
+        reader.random_sequence(model, length, SEED)
+        if sequence is None
+        else _checked(sequence, reader, model)
+    )
     lengths = {np.shape(feeds[n])[axis] for n, axis in reader.time_axes.items()}
     if len(lengths) > 1:
         raise ExportError(f"the inputs to verify with have different lengths: {sorted(lengths)}")
+    if max(lengths) // clock.stride <= waited:
+        raise ExportError(
+            f"{max(lengths)} frames to verify with give no output: it takes more than "
+            f"{waited * clock.stride}"
+        )
     names = list(reader.output_axes)
     original = session_of(source, "the original")
     whole = dict(zip(names, original(names, {**reader.constants, **feeds}), strict=True))
@@ -210,6 +220,29 @@ def _verify(
         n = min(got.shape[axis], whole[name].shape[axis])
         differences.add(name, _frames(got, axis, 0, n), _frames(whole[name], axis, 0, n))
     differences.into(report, calls * clock.stride, tolerance, "from the original over a sequence")
+
+
+def _checked(sequence: Mapping[str, Array], reader: Reader, model: Model) -> dict[str, Array]:
+    """Return the user's sequence; raise ExportError unless it holds each input, in its shape."""
+    wanted = [name for name in reader.shapes if name in model.graph().inputs]
+    if not isinstance(sequence, Mapping) or set(sequence) != set(wanted):
+        given = ", ".join(sequence) if isinstance(sequence, Mapping) else type(sequence).__name__
+        raise ExportError(
+            f"`sequence` must be a mapping with an array for each input ({', '.join(wanted)}), "
+            f"got {given or 'an empty one'}"
+        )
+    for name in wanted:
+        x, axis, shape = np.asarray(sequence[name]), reader.time_axes.get(name), reader.shapes[name]
+        fits = x.ndim == len(shape) and all(
+            i == axis or d == n for i, (d, n) in enumerate(zip(x.shape, shape, strict=True))
+        )
+        if not fits or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+            expected = ", ".join("T" if i == axis else str(d) for i, d in enumerate(shape))
+            raise ExportError(
+                f"`sequence`: {name!r} must be finite numbers of shape ({expected}), got "
+                f"{x.dtype} {x.shape}"
+            )
+    return {name: np.asarray(sequence[name]) for name in wanted}
 
 
 def _frames(x: Array, axis: int | None, first: int, n: int) -> Array:

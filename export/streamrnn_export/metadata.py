@@ -90,7 +90,7 @@ def _whole_ops(proto: onnx.ModelProto, g: OnnxRecorder) -> dict[str, Any]:
         if group_of(node) in nodes:
             nodes[group_of(node)].append(node)
     return {
-        name: {**entry, "digest": digest_of(nodes[name], initializers)}
+        name: {**entry, "digest": digest_of(entry, nodes[name], initializers)}
         for name, entry in g.whole.items()
     }
 

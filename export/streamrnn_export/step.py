@@ -148,6 +148,7 @@ def to_onnx(
             f"quantised are step graphs of one stream without functions, got form={form!r}, "
             f"batch={batch}, functions={functions}"
         )
+    check_tolerance(tolerance)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
     report = ExportReport(Path(path), opset, proto)
@@ -244,6 +245,12 @@ def _built(
     return proto
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Raise ExportError unless an error can be held against it."""
+    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < float("inf"):
+        raise ExportError(f"tolerance must be a finite number of at least 0, got {tolerance!r}")
+
+
 def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> None:
     if form not in FORMS:
         raise ExportError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
@@ -252,7 +259,7 @@ def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> 
             f"batch must be a positive number of streams, or None to leave it open, got {batch!r}"
         )
     newest = min(MAX_OPSET, onnx.defs.onnx_opset_version())
-    if opset not in range(MIN_OPSET, newest + 1):
+    if not isinstance(opset, int) or opset not in range(MIN_OPSET, newest + 1):
         raise ExportError(
             f"opset must be from {MIN_OPSET} to {newest}, got {opset}"
             + (f" (onnx {onnx.__version__} is too old for it)" if newest < MAX_OPSET else "")

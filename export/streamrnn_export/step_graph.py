@@ -29,8 +29,8 @@ __all__ = ["Port", "State", "StepGraph"]
 Array = npt.NDArray[Any]
 
 F32 = np.dtype(np.float32)
-ANY_INDEX = 1 << 31
-"""Limit of indices: which are too large for a table, the graph says itself."""
+ANY_INDEX = 1 << 24
+"""Limit of indices, which travel as float32; which are too large for a table, the graph says."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from .functions import all_nodes
+
 __all__ = ["Writer", "attributes_of", "replace_content", "shapes_of"]
 
 Array = npt.NDArray[Any]
@@ -84,7 +86,7 @@ def replace_content(
     initializers: Mapping[str, onnx.TensorProto],
 ) -> None:
     """Give a graph other nodes, and those of the initializers that they read."""
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in all_nodes(nodes) for name in node.input}
     tensors = [i for i in initializers.values() if i.name in read]
     for kept, new in ((graph.node, nodes), (graph.initializer, tensors)):
         copies = [type(item).FromString(item.SerializeToString()) for item in new]

@@ -115,10 +115,12 @@ def frames_of(file: Path, program: Any) -> tuple[npt.NDArray[Any], ...]:
     frames = []
     for name, value in inputs.items():
         array, size = arrays[name], max(1, value.size)
-        if array.dtype.kind not in "iuf" or not array.ndim or array[:1].size not in (0, size):
+        kinds = "iuf" if value.dtype == "float32" else "iu"
+        if array.dtype.kind not in kinds or not array.ndim or array[:1].size not in (0, size):
+            what = "numbers" if kinds == "iuf" else "integers"
             raise FileError(
-                f"{file}: {name!r} must be numbers of shape (T, {', '.join(map(str, value.shape))})"
-                f", got {array.dtype} {array.shape}"
+                f"{file}: {name!r} must be {what} of shape (T, "
+                f"{', '.join(map(str, value.shape))}), got {array.dtype} {array.shape}"
             )
         frames.append(array.astype(value.dtype).reshape(-1, *value.shape))
     return tuple(frames)

@@ -120,6 +120,11 @@ def run(
     )  # fmt: skip
     wishes = _Wishes(probs, events, as_json, out, plot, with_profile)
     rule = {"on": threshold, "min_on_ms": min_on_ms, "min_off_ms": min_off_ms, "pad_ms": pad_ms}
+    if frame_rate <= 0:
+        raise typer.BadParameter(f"must be positive, got {frame_rate:g}", param_hint="--frame-rate")
+    for read in (model, Path(source)):
+        if out is not None and out.exists() and read.exists() and out.samefile(read):
+            raise typer.BadParameter(f"{out} is what is read", param_hint="--out")
     if with_profile and engine != "streamrnn":
         raise typer.BadParameter("only streamrnn's own ops can be timed", param_hint="--profile")
     with warnings_shown():
@@ -167,7 +172,7 @@ def _go(
             code = 130
         except BrokenPipeError:  # whoever read has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except StreamrnnError as error:
+        except (OSError, StreamrnnError) as error:  # a full disk, say
             console.print(str(error), style="red")
             code = 1
     if not meter.frames and not code:

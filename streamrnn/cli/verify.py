@@ -61,13 +61,20 @@ def verify(
         strict=True,
     )
     _check_frames(a, b, streams)
-    xs = _random(streams[0], n) if frames is None else frames_of(frames, streams[0].program)
+    xs = _random(streams, n) if frames is None else frames_of(frames, streams[0].program)
+    if not len(xs[0]):
+        raise FileError(f"{frames}: it holds no frames")
     made = [_run(stream, xs, str(file)) for stream, file in zip(streams, (a, b), strict=True)]
     names = streams[0].program.output_names
     rows = [
         _difference(name, got, wanted, tolerance)
         for name, wanted, got in zip(names, *made, strict=True)
     ]
+    if not all(row["outputs"] for row in rows):
+        raise FileError(
+            f"{len(xs[0])} frames give no output to compare: more than "
+            f"{streams[0].program.clock.start} are needed"
+        )
     same = all(row["max_scaled"] <= tolerance for row in rows)
     found = {
         "files": [str(a), str(b)],
@@ -120,22 +127,26 @@ def _opened(file: Path, options: Mapping[str, Any], engine: str) -> tuple[Any, s
 
 
 def _check_frames(a: Path, b: Path, streams: tuple[Any, ...]) -> None:
-    """Raise FileError unless both files read and make frames of the same sizes."""
+    """Raise FileError unless both files read and make frames of the same sizes, at one rate."""
     for what in ("inputs", "outputs"):
         values = [getattr(stream.program, what) for stream in streams]
         if [v.size for v in values[0]] != [v.size for v in values[1]]:
             shapes = [[v.shape for v in of_one] for of_one in values]
             raise FileError(f"{a} and {b} have different {what}: {shapes[0]} and {shapes[1]}")
+    strides = [stream.program.clock.stride for stream in streams]
+    if strides[0] != strides[1]:
+        raise FileError(f"{a} gives an output every {strides[0]} frames, {b} every {strides[1]}")
 
 
-def _random(stream: Any, n: int) -> tuple[Array, ...]:
+def _random(streams: tuple[Any, ...], n: int) -> tuple[Array, ...]:
+    """Return random frames; indices are those that both take."""
     rng = np.random.default_rng(SEED)
-    program = stream.program
+    limits = zip(*(stream.program.index_limits for stream in streams), strict=True)
     return tuple(
-        rng.integers(0, limit, (n, *v.shape))
-        if limit
+        rng.integers(0, min(filter(None, pair)), (n, *v.shape))
+        if any(pair)
         else rng.standard_normal((n, *v.shape)).astype(np.float32)
-        for v, limit in zip(program.inputs, program.index_limits, strict=True)
+        for v, pair in zip(streams[0].program.inputs, limits, strict=True)
     )
 
 

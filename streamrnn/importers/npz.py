@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -96,6 +98,8 @@ def _read(path: Path, wanted: set[str] | None) -> dict[str, Array]:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
+        tokenize.TokenError,
         ValueError,
         EOFError,
         RuntimeError,

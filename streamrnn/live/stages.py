@@ -55,9 +55,9 @@ class Checked(Source):
             return rows
         self.count("nonfinite", int(good.size - np.count_nonzero(good)))
         rows = rows.copy()
-        for row, fine in zip(rows, good, strict=True):
-            row[~fine] = last[~fine]
-            last = row
+        for i, fine in enumerate(good):
+            rows[i] = np.where(fine, rows[i], last)
+            last = rows[i]
         return rows
 
 

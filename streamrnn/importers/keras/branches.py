@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ...errors import FileError
+from ...graph import Value
 from ...ops.arithmetic import Add, Div, Mul, Scale, Sub
 from ...ops.compare import Maximum, Minimum
 from ...ops.concat import concat
@@ -62,7 +63,21 @@ def _reshape(o: Options, arrays: Arrays) -> Apply:
 def _same_kind(flows: Sequence[Flow]) -> bool:
     if not flows:
         raise FileError("expected inputs, got none")
-    return any(flow.timed for flow in flows)
+    timed = any(flow.timed for flow in flows)
+    if timed and any(not flow.timed and _remembers(flow.value) for flow in flows):
+        raise FileError(
+            "what follows from the whole sequence is used at every frame of it, before it is known"
+        )
+    return timed
+
+
+def _remembers(value: Value) -> bool:
+    """Whether a value depends on frames that came before."""
+    op = value.op
+    if op is None:
+        return False
+    own = op.takes_feedback or bool(op.state_shapes(*(a.shape for a in value.args)))
+    return own or any(map(_remembers, value.args))
 
 
 @layer("Concatenate")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -73,6 +74,7 @@ def open_file(source: str | Path | BinaryIO) -> Iterator[Stored]:
             OSError,  # also what h5py says of a truncated file
             zipfile.BadZipFile,
             zlib.error,
+            lzma.LZMAError,
             ArithmeticError,
             EOFError,
             KeyError,

@@ -307,6 +307,11 @@ def _ends(given: Any) -> dict[str, int]:
     if isinstance(given, Mapping):
         given = list(given.values())
     listed = [given] if given and isinstance(given[0], str) else given
+    for name, _, which in listed:
+        if which:
+            raise FileError(
+                f"a state of {str(name)!r} is an output: in a stream it is in `stream.state`"
+            )
     ends = {str(name): int(number) for name, number, *_ in listed}
     if len(ends) != len(listed):
         raise FileError("one layer is an output twice")
@@ -317,7 +322,7 @@ def _calls(spec: Mapping[str, Any]) -> Iterator[list[Any]]:
     """Yield what a layer reads in each of its places: (name, place, which output), or numbers."""
     for node in spec.get("inbound_nodes", ()):
         if isinstance(node, Mapping):  # Keras 3
-            kwargs = {k: v for k, v in node["kwargs"].items() if k not in ("mask", "training")}
+            kwargs = _without_modes(node["kwargs"])
             yield [*_tensors(node["args"]), *_tensors(list(kwargs.values()))]
             continue
         listed = [node] if node and isinstance(node[0], str) else node
@@ -325,8 +330,17 @@ def _calls(spec: Mapping[str, Any]) -> Iterator[list[Any]]:
         for name, number, which, *rest in listed:
             found.append((str(name), int(number), int(which)))
             kwargs = {k: v for k, v in (rest[0] if rest else {}).items() if v is not None}
-            found += [v for k, v in kwargs.items() if k not in ("mask", "training")]
+            found += _without_modes(kwargs).values()
         yield found
+
+
+def _without_modes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call but `mask` and `training`, which must change nothing."""
+    if kwargs.get("training"):
+        raise FileError("it is called with training=True: a stream is evaluation")
+    if kwargs.get("mask") is not None:
+        raise FileError("it is called with a mask: a stream has no frames to skip")
+    return {k: v for k, v in kwargs.items() if k not in ("mask", "training")}
 
 
 def _tensors(given: Any) -> Iterator[Any]:

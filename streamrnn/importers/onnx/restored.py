@@ -8,6 +8,7 @@ where a tool has changed them, they are read like any other nodes.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ def group_of(node: NodeProto) -> str:
     return name
 
 
-def digest_of(nodes: Iterable[NodeProto], initializers: Mapping[str, TensorProto]) -> str:
-    """Return the hash of an op's nodes and the constants that they read."""
-    digest = hashlib.sha256()
+def digest_of(
+    entry: Mapping[str, Any], nodes: Iterable[NodeProto], initializers: Mapping[str, TensorProto]
+) -> str:
+    """Return the hash of what is said of an op, its nodes and the constants that they read."""
+    said = {key: value for key, value in entry.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     read: dict[str, None] = {}
     for node in nodes:
         digest.update(node.SerializeToString(deterministic=True))
@@ -88,7 +92,7 @@ def restored_ops(proto: Any, folder: Path) -> dict[str, Restored]:
             groups[group_of(node)].append(node)
     found = {}
     for name, entry in said.items():
-        if digest_of(groups[name], initializers) != entry["digest"]:
+        if digest_of(entry, groups[name], initializers) != entry["digest"]:
             continue
         kind = entry["op"]
         if kind not in REGISTRY:

@@ -63,6 +63,7 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
     """
     named, spec = named_inputs(module, example)
     first = First(module, dict(named))
+    before = _attributes(module)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,6 +73,12 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
     finally:
         for handle in first.handles:
             handle.remove()
+    for name, value in _attributes(module).items():
+        if before.get(name, _attributes) is not value:
+            raise ConversionError(
+                f"from_torch: forward changes the attribute {name!r}: what it remembers is not in "
+                f"its graph; take it as an argument and return the new one, states=[…]"
+            )
     kept = tuple(first.states if states is None else states)
     chosen = time_axis if isinstance(time_axis, Mapping) else {}
     names = [name for name, _ in named]
@@ -96,6 +103,22 @@ def capture(module: Any, example: Any, time_axis: Any, states: Sequence[str] | N
         output.args = (output.args[0][:1],)
         outputs = outputs[:1]
     return Captured(program, inputs, order, outputs, call, module)
+
+
+def _attributes(module: Any) -> dict[str, Any]:
+    """Return what the parts of a module hold beside parameters, buffers and parts.
+
+    What weight_norm and spectral_norm make of parameters before each call is left out.
+    """
+    known = ("_parameters", "_buffers", "_modules", "training")
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in known
+        and not name.startswith(("_forward", "_backward"))
+        and not {f"{name}_g", f"{name}_orig"} & part._parameters.keys()
+    }
 
 
 def _called(module: Any, spec: Any, leaves: list[Any]) -> Any:

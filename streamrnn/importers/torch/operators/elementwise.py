@@ -153,7 +153,7 @@ def gelu(f: Walk, x: Tensor, approximate: str) -> Tensor:
 
 @aten("softplus")
 def softplus(f: Walk, x: Tensor, beta: float, threshold: float) -> Tensor:
-    if threshold * beta < 10:
+    if threshold < 10:
         raise Unsupported(
             f"threshold={threshold} is not supported: at 10 or more it changes nothing"
         )

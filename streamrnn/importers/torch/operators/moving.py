@@ -107,6 +107,12 @@ def select(f: Walk, x: Tensor, dim: int, index: int) -> Tensor:
 @aten("slice")
 def sliced(f: Walk, x: Tensor, dim: int, start: int | None, end: int | None, step: int) -> Tensor:
     last = LARGEST if end is None else end
+    if isinstance(x, Timed) and x.axis == axis_in(dim, x):
+        early = start is not None and start <= -x.length
+        if early or x.length < last < LARGEST:
+            raise Unsupported(
+                f"forward cuts the sequence at a fixed length ([{start}:{end}]): a stream goes on"
+            )
     return f("Slice", x, ints(start or 0), ints(last), ints(axis_in(dim, x)), ints(step))
 
 
