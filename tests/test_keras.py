@@ -293,6 +293,34 @@ def test_keras_2_functional_models(tmp_path: Path) -> None:
     assert_close(s.load(path).stream().run(FRAMES), wanted, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("sequences", "join", "call", "output", "message"),
+    [
+        (True, "Concatenate", {}, ["a", 0, 2], "a state of 'a' is an output"),
+        (True, "Concatenate", {}, ["a", 0, 1], "a state of 'a' is an output"),
+        (True, "Concatenate", {"training": True}, ["j", 0, 0], "called with training=True"),
+        (True, "Concatenate", {"mask": ["x", 0, 0]}, ["j", 0, 0], "called with a mask"),
+        (False, "Concatenate", {}, ["j", 0, 0], "used at every frame of it, before it is known"),
+        (False, "Add", {}, ["j", 0, 0], "used at every frame of it, before it is known"),
+    ],
+)
+def test_what_would_be_another_function_is_refused(
+    tmp_path: Path, sequences: bool, join: str, call: dict, output: list, message: str
+) -> None:
+    arrays = _cell_arrays(4)
+    units = {"units": 4, "recurrent_activation": "sigmoid", "return_sequences": sequences}
+    lstm = _spec("LSTM", "a", **units)
+    layers = [_spec("InputLayer", "x"), lstm, {"class_name": join, "config": {"name": "j"}}]
+    nodes = [[], [[["x", 0, 0, call]]], [[["a", 0, 0, {}], ["x", 0, 0, {}]]]]
+    for layer, node in zip(layers, nodes, strict=True):
+        layer |= {"name": layer["config"]["name"], "inbound_nodes": node}
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [output]}
+    config = {"class_name": "Model", "config": {"layers": layers, **ends}}
+    path = _hdf5(tmp_path / "m.h5", layers, {"a": arrays}, config=config)
+    with pytest.raises(s.FileError, match=message):
+        s.load(path)
+
+
 @pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16"])
 def test_weights_of_other_floats_become_float32(tmp_path: Path, kind: str) -> None:
     kernel = RNG.integers(-64, 64, (3, 2)).astype(np.float32) / 32
