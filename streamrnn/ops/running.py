@@ -5,8 +5,10 @@ Each feature by itself (Welford's recurrence)::
     mean += a (x - mean)
     var  += a ((x - mean_before) (x - mean) - var)
 
-With ``a = 1 / (frames so far)`` these are the exact mean and variance of all frames; where `a`
-stays at ``1 / frames`` they forget exponentially.
+With ``a = 1 / (frames so far)`` these are the mean and variance of all frames; where `a` stays at
+``1 / frames`` they forget exponentially. All of it is float32: an update below half a step of the
+mean is lost, so features far from zero (air pressure in hPa) need `frames` of a few thousand, or a
+constant taken off before. :class:`MeanOverTime` has no such limit.
 """
 
 from __future__ import annotations
@@ -151,7 +153,7 @@ class RunningNorm(Op):
     frames : int
         After so many frames the statistics begin to forget exponentially, with the weight
         ``1 / frames`` for each new one; by default after 2**24, as far as float32 counts: until
-        then they are those of all frames.
+        then they are those of all frames, as far as float32 holds them.
     variance : bool
         Whether to divide by the standard deviation ``sqrt(var + eps)``.
     eps : float
