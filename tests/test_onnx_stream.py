@@ -391,6 +391,23 @@ def test_states_are_paired_as_the_user_says(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("layers", "frame", "output"),
+    [
+        (lambda: (sr.Embedding(10, 4), sr.GRU(4, 4)), (), (4,)),
+        (lambda: (sr.Input((1, 4)), sr.Tanh()), (1, 4), (1, 4)),
+        (lambda: (sr.Input((2, 3)), sr.Mean(0), sr.Mean(0)), (2, 3), ()),
+    ],
+    ids=["index", "ones in front", "a number out"],
+)
+def test_both_engines_take_and_give_the_models_own_frames(layers, frame, output, tmp_path):
+    model = sr.Sequential(*layers())
+    to_onnx(model, tmp_path / "m.onnx")
+    streams = model.stream(), sr.load(tmp_path / "m.onnx").stream(), OnnxStream(tmp_path / "m.onnx")
+    for stream in streams:
+        assert (stream.input_shape, stream.output_shape) == (frame, output)
+
+
+@pytest.mark.parametrize(
     "layers",
     [
         lambda: (sr.GRUCell(3, 4),),

@@ -279,7 +279,7 @@ class Reader:
                 values[name] = reshaped(pasts[name], shape)
             else:
                 axis = self.time_axes.get(name)
-                frame = frame_shape(shape, axis)
+                frame = self._frame(name, shape, axis)
                 inputs[name] = Input(frame, "int64" if indices else "float32")
                 value = reshaped(inputs[name], shape)
                 values[name] = (
@@ -341,7 +341,7 @@ class Reader:
             skip = self._meaningless_calls()
             value = Align(skip)(value) if skip else value
             self.output_axes[output.name], self.output_shapes[output.name] = axis, value.shape
-            outputs[output.name] = reshaped(value, frame_shape(value.shape, axis))
+            outputs[output.name] = reshaped(value, self._frame(output.name, value.shape, axis))
         if not outputs:
             raise Unsupported("every output is a state: nothing is left to come out")
         return dict(zip(outputs, aligned(list(outputs.values())), strict=True))
@@ -363,6 +363,16 @@ class Reader:
             else:
                 feeds[name] = rng.standard_normal(whole).astype(np.float32)
         return feeds
+
+    def _frame(self, name: str, shape: Shape, axis: int | None) -> Shape:
+        """Return the shape of a frame: as our own exports of one stream say, else without ones."""
+        own = own_metadata(self.proto)
+        if own.get("batch") in (1, None) and own.get("stride_frames") == 1:
+            for said in (*own.get("inputs", ()), *own.get("outputs", ())):
+                if said["name"] == name and said["batch_axis"] is not None:
+                    frame = tuple(said["shape"])
+                    return frame if math.prod(frame) == math.prod(shape) else shape
+        return frame_shape(shape, axis)
 
     def _meaningless_calls(self) -> int:
         """Return of how many first calls our own exports say that their outputs mean nothing."""
