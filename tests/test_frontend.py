@@ -176,6 +176,41 @@ def test_running_statistics_are_those_of_all_frames_so_far() -> None:
     assert_close(fixed, (wide - wide.mean(0)) / wide.std(0), 1e-4)
 
 
+def test_a_running_mean_far_from_zero_does_not_stand_still() -> None:
+    frames = 200_000
+    rng = np.random.default_rng(6)
+    xs = (1013 + rng.uniform(0, 0.5, (frames, 1))).astype(np.float32)  # hPa
+    wide = xs.astype(np.float64)[:, 0]
+    got = Sequential(Input(1), s.RunningNorm(variance=False)).stream().run(xs)[:, 0]
+    means = np.cumsum(wide) / np.arange(1, frames + 1)
+    assert_close(got[-1000:], (wide - means)[-1000:], 1e-4)  # in plain float32: 5e-3
+
+
+@pytest.mark.parametrize("huge", [1e22, 3e38])
+@pytest.mark.parametrize(
+    "front",
+    [
+        lambda: fe.LogMel(RATE, 512, 160, 40),
+        lambda: fe.MFCC(RATE, 512, 160, 40, style="kaldi", win_length=400),
+        lambda: Sequential(fe.Mel(RATE, 512, 160, 40, style="torchaudio"), fe.PCEN(RATE, 160)),
+        lambda: Sequential(fe.STFT(512, 160), fe.Power(), s.RunningNorm()),
+        lambda: Sequential(Input(160), s.RunningNorm(50)),
+    ],
+    ids=["LogMel", "MFCC", "PCEN", "power", "RunningNorm"],
+)
+def test_a_mad_sample_leaves_no_nan_behind(front: Callable[[], s.Layer], huge: float) -> None:
+    stream = Sequential(front(), s.Flatten()).stream()
+    x = np.random.default_rng(7).standard_normal(160).astype(np.float32)
+    mad = x.copy()
+    mad[20] = huge
+    for _ in range(4):
+        stream.step(x)
+    stream.step(mad)
+    ys = stream.run(np.tile(x, (20, 1)))
+    assert np.isfinite(ys).all()
+    assert all(np.isfinite(state).all() for state in stream.state.values())
+
+
 # Delays -------------------------------------------------------------------------------------------
 
 
@@ -321,10 +356,14 @@ def test_a_front_end_adds_nothing_to_the_weights(tmp_path: Path) -> None:
         (lambda: fe.Mel(16000, 512, 160, 40, f_max_hz=9000), r"<= 8000 Hz .*, got 0 and 9000"),
         (lambda: fe.Mel(16000, 512, 160, 40, f_min_hz=-5), "expected 0 <= `f_min_hz`"),
         (lambda: fe.Mel(16000, 512, 160, 0), "Mel: `n_mels` must be at least 1, got 0"),
-        (lambda: fe.Mel("16k", 512, 160, 40), "`sample_rate_hz` must be a number, got '16k'"),
+        (
+            lambda: fe.Mel("16k", 512, 160, 40),
+            "must be a finite number, got '16k'",
+        ),
         (lambda: fe.Mel(0, 512, 160, 40), "half the sample rate"),
         (lambda: fe.MFCC(16000, 512, 160, 12), r"at most 12 coefficients \(`out_features`\)"),
         (lambda: fe.MFCC(16000, 512, 160, 20, use_energy=True), "belongs to style='kaldi'"),
+        (lambda: fe.Decibels(float("nan")), "`ref` must be a finite number, got nan"),
         (lambda: fe.Decibels(0.0), "`ref` and `amin` must be positive, got 0"),
         (lambda: fe.PCEN(16000, 160, bias=0), "PCEN: `bias` must be positive, got 0"),
         (lambda: fe.WithDeltas(0), "`order` must be at least 1"),

@@ -18,12 +18,14 @@ past, and those of the end before anybody knows that it is the end: there is no 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, GraphError
 from ..graph import Input, Shape, Value, shown
 from ..layer import Layer
+from ..ops.activations import Hardtanh
 from ..ops.context import Context
 from ..ops.rearrange import Flatten, Pad, Reshape, Slice
 from ..ops.recent import Recent
@@ -37,15 +39,15 @@ __all__ = ["Frames", "FrontEnd", "PreEmphasis", "RemoveMean"]
 
 _WANTED: dict[str, Any] = {
     "int": ("an integer", int),
-    "float": ("a number", int, float),
+    "float": ("a finite number", int, float),
     "bool": ("True or False", bool),
     "str": ("a text", str),
 }
 
 
-def _misplaced(value: Any, kind: Any) -> bool:
-    """Whether a truth stands where a number belongs."""
-    return isinstance(value, bool) and kind != "bool"
+def _well_placed(value: Any, kind: Any) -> bool:
+    """Whether no truth stands where a number belongs, and every number is finite."""
+    return kind == "str" or (isinstance(value, bool) == (kind == "bool") and math.isfinite(value))
 
 
 @dataclass(eq=False)
@@ -63,7 +65,7 @@ class FrontEnd(Layer):
     def __post_init__(self) -> None:
         for spec in fields(self):
             value, wanted = getattr(self, spec.name), _WANTED.get(str(spec.type))
-            if wanted and (not isinstance(value, wanted[1:]) or _misplaced(value, spec.type)):
+            if wanted and not (isinstance(value, wanted[1:]) and _well_placed(value, spec.type)):
                 raise ConfigError(
                     f"{type(self).__name__}: `{spec.name}` must be {wanted[0]}, got {value!r}"
                 )
@@ -202,6 +204,17 @@ class RemoveMean(FrontEnd):
 
     def build(self, x: Value) -> Value:
         return x - Mean(keepdims=True)(x)
+
+
+def bounded(x: Value, points: int) -> Value:
+    """Return samples of at most ``2**62 / points**1.5``, and all others as this largest one.
+
+    Then neither a transform of so many points, nor its power, nor a sum of powers overflows
+    (``points * (points * limit)**2 < 2**125``): one mad sample leaves no infinity, and so no NaN
+    for good, in the states behind a front end.
+    """
+    limit = 2.0 ** math.floor(62 - 1.5 * math.log2(points))
+    return Hardtanh(-limit, limit)(x)
 
 
 def emphasized_within(x: Value, coefficient: float) -> Value:

@@ -18,7 +18,8 @@ same as           ``melspectrogram``,      ``MelSpectrogram``,     ``compute-fba
 librosa's and torchaudio's ``top_db`` compares with the loudest frame of the whole recording, which
 a stream does not know: give them ``top_db=None``. Kaldi is used to samples of 16 bits and a lowest
 frequency of 20 Hz: put ``Scale(32768.0)`` in front where samples lie between -1 and 1, and say
-``f_min_hz=20``. Dither is always off.
+``f_min_hz=20``. Dither is always off. Samples beyond ``2**62 / n_fft**1.5`` count as that, so that
+energies are always finite.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ from ..ops.fourier import RFFT
 from ..ops.mel import DCT, MelFilterbank
 from ..ops.reduce import Sum
 from ..ops.window import Window
-from .framing import Frames, FrontEnd, RemoveMean, emphasized_within, padded_samples
+from .framing import (
+    Frames,
+    FrontEnd,
+    RemoveMean,
+    bounded,
+    emphasized_within,
+    padded_samples,
+)
 from .spectrum import Power
 
 __all__ = ["MFCC", "Decibels", "LogMel", "Mel"]
@@ -155,7 +163,8 @@ class Mel(FrontEnd):
 
     def frames(self, x: Value) -> Value:
         """Return the windows' samples, in Kaldi's style without their mean."""
-        frames = Frames(self.frame_length, self.hop_length, self.padding)(x)
+        samples = bounded(x, self.n_fft)
+        frames = Frames(self.frame_length, self.hop_length, self.padding)(samples)
         return RemoveMean()(frames) if self.style == "kaldi" else frames
 
     def energies(self, frames: Value) -> Value:

@@ -14,7 +14,7 @@ from ..ops.overlap_add import OverlapAdd
 from ..ops.rearrange import Reshape
 from ..ops.reduce import Sum
 from ..ops.window import Window
-from .framing import Frames, FrontEnd, padded_samples
+from .framing import Frames, FrontEnd, bounded, padded_samples
 
 __all__ = ["ISTFT", "STFT", "Magnitude", "Phase", "Power"]
 
@@ -25,7 +25,8 @@ class STFT(FrontEnd):
 
     Frames are float32 [shape=(hop_length,)], outputs float32 [shape=(2, n_fft // 2 + 1)]: real
     parts, then imaginary parts. Frame m is that of librosa with ``center=False`` on the signal with
-    `padding` zeros in front (see :mod:`streamrnn.frontend.framing`).
+    `padding` zeros in front (see :mod:`streamrnn.frontend.framing`). Samples beyond
+    ``2**62 / n_fft**1.5`` count as that, so that the power of a spectrum is always finite.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class STFT(FrontEnd):
         return (self.hop_length,)
 
     def build(self, x: Value) -> Value:
-        frames = Frames(self.n_fft, self.hop_length, self.padding)(x)
+        frames = Frames(self.n_fft, self.hop_length, self.padding)(bounded(x, self.n_fft))
         curve = Window(self.n_fft, self.window, self.win_length, self.periodic)
         return RFFT(self.n_fft)(curve(frames))
 

@@ -16,14 +16,14 @@ so none overflows; halves are subtracted, so that no difference does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import GraphError
 from ..graph import Shape
 from ..kernels.simd import at, lanes, load, select_eq, splat, store, vmax
-from ..kernels.tape import Frames, Scratch, Size, State, copy, kernel
+from ..kernels.tape import Frames, Scratch, Size, State, copy, helper, kernel
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -34,6 +34,26 @@ __all__ = ["MaxOverTime", "MeanOverTime"]
 
 WRAP = 1 << 24
 """Float32 counts to here by ones."""
+
+
+@helper
+def two_sum(high: Any, low: Any, change: Any) -> Any:
+    """Return ``high + low + change`` as two numbers: the second is what the first cannot hold."""
+    new = high + change
+    part = new - high
+    lost = (high - (new - part)) + (change - part) + low
+    total = new + lost
+    return total, lost - (total - new)
+
+
+def two_sum_nodes(g: Recorder, high: str, low: str, change: str) -> tuple[str, str]:
+    """Write :func:`two_sum` in ONNX."""
+    new = g.op("Add", high, change)
+    part = g.op("Sub", new, high)
+    lost = g.op("Sub", high, g.op("Sub", new, part))
+    lost = g.op("Add", g.op("Add", lost, g.op("Sub", change, part)), low)
+    total = g.op("Add", new, lost)
+    return total, g.op("Sub", lost, g.op("Sub", total, new))
 
 
 @kernel
@@ -58,12 +78,9 @@ def mean_over_time(
         for i in range(0, n, lanes()):
             m, r = load(mean, i), load(rest, i)
             change = (load(x, t * x_step + i) * half - m * half - r * half) / half_count
-            new = m + change
-            part = new - m
-            lost = (m - (new - part)) + (change - part) + r
-            total = new + lost
+            total, low = two_sum(m, r, change)
             store(mean, i, total)
-            store(rest, i, lost - (total - new))
+            store(rest, i, low)
         copy(n, mean, at(y, t * y_step))
 
 
@@ -155,12 +172,7 @@ class MeanOverTime(_OverTime):
                 for v in (g.op("Gather", xs[0], g.constant(np.int64(t)), axis=0), mean, rest)
             )
             change = g.op("Div", g.op("Sub", g.op("Sub", x, m), r), n)
-            new = g.op("Add", mean, change)
-            part = g.op("Sub", new, mean)
-            lost = g.op("Sub", mean, g.op("Sub", new, part))
-            lost = g.op("Add", g.op("Add", lost, g.op("Sub", change, part)), rest)
-            mean = g.op("Add", new, lost)
-            rest = g.op("Sub", lost, g.op("Sub", mean, new))
+            mean, rest = two_sum_nodes(g, mean, rest, change)
             outputs.append(g.op("Unsqueeze", mean, g.ints(0)))
         g.next_state("mean", mean)
         g.next_state("rest", rest)

@@ -6,9 +6,10 @@ Each feature by itself (Welford's recurrence)::
     var  += a ((x - mean_before) (x - mean) - var)
 
 With ``a = 1 / (frames so far)`` these are the mean and variance of all frames; where `a` stays at
-``1 / frames`` they forget exponentially. All of it is float32: an update below half a step of the
-mean is lost, so features far from zero (air pressure in hPa) need `frames` of a few thousand, or a
-constant taken off before. :class:`MeanOverTime` has no such limit.
+``1 / frames`` they forget exponentially. In plain float32 the mean of features far from zero (air
+pressure in hPa) would stand still after some thousand frames, when a frame's share is below half a
+step of it. So :class:`RunningNorm` keeps it as :class:`MeanOverTime` does, in two numbers whose sum
+has 48 bits. A variance beyond float32 stays at its largest number, so that it can come down again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import numpy as np
 from ..errors import ConfigError
 from ..graph import Shape
 from ..kernels.functions import flush
-from ..kernels.simd import fma, lanes, load, splat, store, vsqrt
+from ..kernels.simd import fma, lanes, load, splat, store, vmin, vsqrt
 from ..kernels.tape import Frames, Number, Scratch, Size, State, kernel
 from .op import Array, Arrays, Op
+from .over_time import two_sum, two_sum_nodes
 
 if TYPE_CHECKING:
     from ..program import Location, Lowering
@@ -33,6 +35,8 @@ __all__ = ["ExponentialMean", "RunningNorm"]
 
 MAX_COUNT = 1 << 24
 """float32 counts no further."""
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @kernel
@@ -118,6 +122,7 @@ def running_norm(
     y_step: Size,
     count: State,
     mean: State,
+    rest: State,
     var: State,
     limit: Number,
     eps: Number,
@@ -129,24 +134,27 @@ def running_norm(
         count[0] = seen
         rate = splat(np.float32(1.0) / seen)
         for i in range(0, n, lanes()):
-            value, before = load(x, t * x_step + i), load(mean, i)
-            after = flush(fma(rate, value - before, before))
+            value, before, low = load(x, t * x_step + i), load(mean, i), load(rest, i)
+            change = value - before - low
+            after, low = two_sum(before, low, rate * change)
             store(mean, i, after)
-            rest = value - after
+            store(rest, i, low)
+            left = value - after - low
             if scaled:
                 spread = load(var, i)
-                spread = flush(fma(rate, fma(value - before, rest, 0.0 - spread), spread))
+                spread = flush(fma(rate, fma(change, left, 0.0 - spread), spread))
+                spread = vmin(spread, splat(LARGEST))
                 store(var, i, spread)
-                rest = rest / vsqrt(spread + eps)
-            store(y, t * y_step + i, rest)
+                left = left / vsqrt(spread + eps)
+            store(y, t * y_step + i, left)
 
 
 @dataclass(eq=False)
 class RunningNorm(Op):
     """Each feature minus its mean so far, over its standard deviation so far, this frame included.
 
-    Frames and outputs are float32 of one shape; states ``mean`` and ``var`` of that shape, and
-    ``count`` [shape=(1,)]. The first frame gives 0.
+    Frames and outputs are float32 of one shape; states ``mean`` and ``rest``, whose sum is the
+    mean, and ``var`` of that shape, and ``count`` [shape=(1,)]. The first frame gives 0.
 
     Parameters
     ----------
@@ -183,17 +191,17 @@ class RunningNorm(Op):
 
     def state_shapes(self, *shapes: Shape) -> dict[str, Shape]:
         spread = {"var": shapes[0]} if self.variance else {}
-        return {"count": (1,), "mean": shapes[0], **spread}
+        return {"count": (1,), "mean": shapes[0], "rest": shapes[0], **spread}
 
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         states["count"] = np.minimum(states["count"] + 1, self.frames)
-        x, mean, n = xs[0], states["mean"], states["count"][0]
-        states["mean"] = mean + (x - mean) / n
-        rest = x - states["mean"]
+        x, mean, n = xs[0], states["mean"] + states["rest"], states["count"][0]
+        states["mean"], states["rest"] = mean + (x - mean) / n, np.zeros_like(mean)
+        left = x - states["mean"]
         if not self.variance:
-            return np.asarray(rest)
-        states["var"] = states["var"] + ((x - mean) * rest - states["var"]) / n
-        return np.asarray(rest / np.sqrt(states["var"] + self.eps))
+            return np.asarray(left)
+        states["var"] = states["var"] + ((x - mean) * left - states["var"]) / n
+        return np.asarray(left / np.sqrt(states["var"] + self.eps))
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
@@ -203,6 +211,7 @@ class RunningNorm(Op):
             y=y,
             count=tape.state("count"),
             mean=tape.state("mean"),
+            rest=tape.state("rest"),
             var=tape.state("var") if self.variance else 0,
             limit=self.frames,
             eps=self.eps,
@@ -212,24 +221,25 @@ class RunningNorm(Op):
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:
-        count, mean, outputs = g.state("count"), g.state("mean"), []
-        var = g.state("var") if self.variance else ""
+        count, mean, rest = g.state("count"), g.state("mean"), g.state("rest")
+        var, outputs = g.state("var") if self.variance else "", []
         one, limit = g.constant(np.float32(1)), g.constant(np.float32(self.frames))
         lined_up = g.ints(-1, *(1,) * max(1, len(g.shape())))
         for t in range(g.frames()):
             count = g.op("Min", g.op("Add", count, one), limit)
             n = g.op("Reshape", count, lined_up) if g.shape() else g.op("Squeeze", count, g.ints(1))
             x = g.op("Gather", xs[0], g.constant(np.int64(t)), axis=0)
-            change = g.op("Sub", x, mean)
-            mean = g.op("Add", mean, g.op("Div", change, n))
-            rest = g.op("Sub", x, mean)
+            rate = g.op("Div", one, n)
+            change = g.op("Sub", g.op("Sub", x, mean), rest)
+            mean, rest = two_sum_nodes(g, mean, rest, g.op("Mul", rate, change))
+            left = g.op("Sub", g.op("Sub", x, mean), rest)
             if self.variance:
-                more = g.op("Sub", g.op("Mul", change, rest), var)
-                var = g.op("Add", var, g.op("Div", more, n))
+                more = g.op("Mul", rate, g.op("Sub", g.op("Mul", change, left), var))
+                var = g.op("Min", g.op("Add", var, more), g.constant(np.float32(LARGEST)))
                 kept = g.op("Add", var, g.constant(np.float32(self.eps)))
-                rest = g.op("Div", rest, g.op("Sqrt", kept))
-            outputs.append(g.op("Unsqueeze", rest, g.ints(0)))
-        for name, value in (("count", count), ("mean", mean), ("var", var)):
+                left = g.op("Div", left, g.op("Sqrt", kept))
+            outputs.append(g.op("Unsqueeze", left, g.ints(0)))
+        for name, value in (("count", count), ("mean", mean), ("rest", rest), ("var", var)):
             if value:
                 g.next_state(name, value)
         return g.op("Concat", *outputs, axis=0)
