@@ -13,6 +13,7 @@ from .errors import (
     NonFiniteError,
     SourceError,
     StateError,
+    StreamError,
     StreamrnnError,
     WeightError,
 )
@@ -105,6 +106,7 @@ from .ops.running import ExponentialMean, RunningNorm
 from .ops.sliding_norm import SlidingNorm
 from .ops.sos_filter import SOSFilter
 from .ops.window import Window
+from .pool import Pool, PooledStream
 from .reference import ReferenceStream
 from .stream import Stream
 from .variants import GRUVariant, LSTMVariant, RNNVariant
@@ -235,6 +237,9 @@ __all__ = [
     "Sqrt",
     "Square",
     "StateError",
+    "StreamError",
+    "Pool",
+    "PooledStream",
     "Stream",
     "StreamrnnError",
     "Sub",

@@ -12,6 +12,7 @@
     ├── FileError        a file that cannot be read or written as a model (also a ValueError)
     ├── ConversionError  a module that cannot become a stream, or differs from it (a ValueError)
     ├── ExportError      a model that cannot be exported, or an export that does not match
+    ├── StreamError      an id that is none of a stream of the pool (also a ValueError)
     └── SourceError      a source of frames that cannot be opened, or breaks off
 
 A message says who, what was expected, what came, and what to do.
@@ -29,6 +30,7 @@ __all__ = [
     "NonFiniteError",
     "SourceError",
     "StateError",
+    "StreamError",
     "StreamrnnError",
     "WeightError",
 ]
@@ -72,6 +74,10 @@ class ConversionError(StreamrnnError, ValueError):
 
 class ExportError(StreamrnnError, RuntimeError):
     """A model cannot be exported, or its export does not compute the same."""
+
+
+class StreamError(StreamrnnError, ValueError):
+    """A pool has no stream with this id: it never joined, has left, or is given twice."""
 
 
 class SourceError(StreamrnnError, RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from .errors import FrameError
 from .graph import Shape, Value, describe
 
-__all__ = ["checked_input", "checked_out"]
+__all__ = ["checked_input", "checked_out", "side_by_side", "split"]
 
 Array = npt.NDArray[np.float32]
 
@@ -80,3 +81,35 @@ def checked_out(
         if any(np.may_share_memory(array, other) for other in outs[:i]):
             raise FrameError("two arrays of `out` overlap; give each memory of its own")
     return list(outs)
+
+
+def side_by_side(
+    values: Sequence[Value], frames: list[npt.NDArray[Any]], n: int, room: Array | None = None
+) -> Array:
+    """Return n frames of all inputs, the inputs of each one after another, float32 and flat.
+
+    They are copied (into `room`, where it is given) unless there is one input, which is float32.
+    """
+    if len(frames) == 1 and frames[0].dtype == F32:
+        return frames[0].reshape(-1)
+    size = sum(v.size for v in values)
+    block = np.empty(n * size, F32) if room is None else room
+    rows, first = block.reshape(n, size), 0
+    for frame, value in zip(frames, values, strict=True):
+        rows[:, first : first + value.size] = frame.reshape(n, value.size)
+        first += value.size
+    return block
+
+
+def split(
+    values: Sequence[Value], block: Array, outs: list[Array | None], shapes: list[Shape]
+) -> Array | tuple[Array, ...]:
+    """Cut a block (T, sizes of all outputs side by side) into the outputs."""
+    results, at = [], 0
+    for out, shape, value in zip(outs, shapes, values, strict=True):
+        part = block[:, at : at + value.size].reshape(shape)
+        at += value.size
+        if out is not None:
+            out[...] = part
+        results.append(part.copy() if out is None else out)
+    return results[0] if len(results) == 1 else tuple(results)

@@ -17,6 +17,7 @@ from .metadata import checked_metadata
 
 if TYPE_CHECKING:
     from .ops.op import Op
+    from .pool import Pool
     from .program import Program
     from .stream import Result, StateView, Stream
 
@@ -188,6 +189,23 @@ class Layer:
         from .stream import Stream
 
         return Stream(self.program(), on_nonfinite)
+
+    def pool(self, on_nonfinite: str = "raise") -> Pool:
+        """Return an empty pool: many streams of this layer that take their steps together.
+
+        Parameters
+        ----------
+        on_nonfinite : str
+            As for :meth:`stream`.
+
+        Raises
+        ------
+        ConfigError
+            If the policy is none of the three.
+        """
+        from .pool import Pool
+
+        return Pool(self.program(), on_nonfinite)
 
     @property
     def _stream(self) -> Stream:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from .errors import GraphError, StateError
 from .graph import Clock, Graph, Node, Shape, Value
+from .kernels.pool import EACH, HOW, MANY, TOGETHER
 from .kernels.product import pack
 from .kernels.simd import host
 from .kernels.tape import ROW, Kernel, number
@@ -40,6 +41,9 @@ MAX_BYTES = 1 << 31
 """Most bytes that state or scratch of one stream may take."""
 
 MAX_BLOCK = 32
+MAX_GROUP = 64
+"""Streams of a pool that go through the tape at once, at most."""
+
 SCRATCH_GOAL = 1 << 18
 """The block is made shorter until scratch fits into this many floats."""
 
@@ -51,11 +55,15 @@ def whole(n: int, unit: int) -> int:
 
 @dataclass(eq=False)
 class _Place:
-    """Room in scratch for `frames` frames of `step` floats, and `fixed` floats more."""
+    """Room in scratch for `frames` frames of `step` floats, and `fixed` floats more.
+
+    That of a form for many streams (`pool`) takes none in a single stream.
+    """
 
     step: int
     clock: Clock
     fixed: int = 0
+    pool: bool = False
     first: int = 0
     last: int = -1
     offset: int = -1
@@ -124,6 +132,7 @@ class Lowering:
     graph: Graph
     lanes: int
     _rows: list[tuple[Kernel, dict[str, Any]]] = field(default_factory=list)
+    _many: list[tuple[Kernel, dict[str, Any]]] = field(default_factory=list)
     _weight_offsets: dict[int, list[tuple[int, npt.NDArray[np.uint32]]]] = field(
         default_factory=dict
     )
@@ -189,11 +198,16 @@ class Lowering:
         assert self._node is not None
         return self._slots[self._node.full(name)].offset
 
-    def temporary(self, floats: int, fixed: int = 0, like: Location | None = None) -> Location:
-        """Return scratch that only this op uses: `floats` for each frame and `fixed` once."""
+    def temporary(
+        self, floats: int, fixed: int = 0, like: Location | None = None, pool: bool = False
+    ) -> Location:
+        """Return scratch that only this op uses: `floats` for each frame and `fixed` once.
+
+        With `pool` it is for the op's form for many streams, and a single stream has none.
+        """
         assert self._node is not None
         clock = like.clock if like is not None else self._node.value.clock
-        return self._new((floats,), _Place(whole(floats, LINE), clock, fixed))
+        return self._new((floats,), _Place(whole(floats, LINE), clock, fixed, pool))
 
     def output(self, spare: int = 0) -> Location:
         """Return room for the op's output, and `spare` floats after each frame."""
@@ -201,29 +215,36 @@ class Lowering:
         value = self._node.value
         return self._new(value.shape, _Place(whole(value.size + spare, LINE), value.clock))
 
-    def emit(self, kernel: Kernel, **operands: Any) -> None:
+    def emit(self, kernel: Kernel, pool: Any = None, **operands: Any) -> None:
         """Append a row: a call of `kernel`.
 
         ``Scratch`` operands are locations, and ``name_step`` is filled in from the location
         `name`. ``Frames`` and ``Index`` operands are locations too, whose clock is meant; ``T``
-        defaults to that of the op's first input.
+        defaults to that of the op's first input. `pool` are operands, by name, that only the
+        kernel's form for many streams has.
         """
-        for name, kind in kernel.parameters.items():
-            if name.endswith("_step") and name not in operands:
-                operands[name] = operands[name.removesuffix("_step")].step
-            if name == "T" and name not in operands:
-                assert self._node is not None
-                operands[name] = self._node.read_clock
-            if kind in ("Frames", "Index"):
-                given = operands[name]
-                operands[name] = given.clock if isinstance(given, Location) else given
-        if operands.keys() != kernel.parameters.keys():
-            wrong = sorted(operands.keys() ^ kernel.parameters.keys())
-            raise TypeError(f"{kernel}: missing or unknown operands {wrong}")
-        for operand in operands.values():
-            if isinstance(operand, Location):
-                operand.place.last = len(self._rows)
-        self._rows.append((kernel, operands))
+        forms = [(kernel, operands)]
+        if kernel.many is not None:
+            both = {**operands, **(pool or {}), "streams": 0}
+            given = {n: o for n, o in both.items() if n in kernel.many.parameters}
+            forms.append((kernel.many, given))
+        for form, given in forms:
+            for name, kind in form.parameters.items():
+                if name.endswith("_step") and name not in given:
+                    given[name] = given[name.removesuffix("_step")].step
+                if name == "T" and name not in given:
+                    assert self._node is not None
+                    given[name] = self._node.read_clock
+                if kind in ("Frames", "Index") and isinstance(given[name], Location):
+                    given[name] = given[name].clock
+            if given.keys() != form.parameters.keys():
+                wrong = sorted(given.keys() ^ form.parameters.keys())
+                raise TypeError(f"{form}: missing or unknown operands {wrong}")
+            for operand in given.values():
+                if isinstance(operand, Location):
+                    operand.place.last = len(self._rows)
+        self._rows.append(forms[0])
+        self._many.append(forms[-1])
         self._owners.append(self._owner)
 
     # For the program -------------------------------------------------------------------------
@@ -244,7 +265,35 @@ class Lowering:
             return number(operand)
         return int(operand)
 
-    def _arrange(self, block: int, goal: float = math.inf) -> int:
+    def row(self, kernel: Kernel, operands: Mapping[str, Any]) -> list[int]:
+        """Return the tape's row for a kernel, with the places that values have now."""
+        return kernel.row(
+            [self._operand(kind, operands[name]) for name, kind in kernel.parameters.items()]
+        )
+
+    def pool_row(self, r: int) -> tuple[list[int], list[int]]:
+        """Return row r for a pool's tape, and how it is called there; see ``kernels/pool.py``."""
+        kernel, operands = self._rows[r]
+        frames = self._clocks.index(operands["T"])
+        if not {"State", "Index"} & set(kernel.parameters.values()):
+            return self.row(kernel, operands), [TOGETHER, frames]
+        if kernel.many is not None and len({c for c in operands.values() if type(c) is Clock}) == 1:
+            return self.row(*self._many[r]), [MANY, frames]
+        moving = [
+            (i, operands[f"{name}_step"], self._clocks.index(operands[name].clock))
+            for i, (name, kind) in enumerate(kernel.parameters.items(), 1)
+            if kind == "Scratch" and f"{name}_step" in kernel.parameters
+        ]
+        return self.row(kernel, operands), [EACH, frames, len(moving), *itertools.chain(*moving)]
+
+    def largest_block(self, most: int, pool: bool = False) -> int:
+        """Return how many frames at once, `most` or a half, a quarter, …, scratch has room for."""
+        block = most
+        while block > 1 and self._arrange(block, SCRATCH_GOAL, pool) > SCRATCH_GOAL:
+            block //= 2
+        return block
+
+    def _arrange(self, block: int, goal: float = math.inf, pool: bool = False) -> int:
         """Give every place an offset so that no two overlap while both are in use.
 
         Returns the floats that are needed, or some number above `goal` as soon as it is passed.
@@ -252,6 +301,8 @@ class Lowering:
         busy: list[tuple[int, int, int]] = []  # (begin, end, last row), in order
         total = 0
         for place in self._places:  # in the order of their first rows
+            if place.pool and not pool:
+                continue
             size = place.size(block)
             busy = [spot for spot in busy if spot[2] >= place.first]
             place.offset = 0
@@ -265,6 +316,30 @@ class Lowering:
                 break
             bisect.insort(busy, (place.offset, place.offset + size, place.last))
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class PoolTape:
+    """Rows for the streams of a pool, and how each is called; see ``kernels/pool.py``.
+
+    Attributes
+    ----------
+    tape, how : int64 [shape=(rows, …)]
+        The rows, and for each how it is called.
+    group : int
+        Streams at once.
+    scratch_size : int
+        Floats of scratch that they need together.
+    input_place, output_place : tuple of int
+        Where the frame of the first stream lies in scratch, and floats from one to the next.
+    """
+
+    tape: npt.NDArray[np.int64]
+    how: npt.NDArray[np.int64]
+    group: int
+    scratch_size: int
+    input_place: tuple[int, int]
+    output_place: tuple[int, int]
 
 
 def _check(what: str, floats: int) -> None:
@@ -330,9 +405,7 @@ class Program:
         self.index_limits = tuple(_index_limit(graph, v) for v in self.inputs)
         source, result = self._lower(low, lowered)
 
-        self.block = 1 if graph.feedback else MAX_BLOCK
-        while self.block > 1 and low._arrange(self.block, SCRATCH_GOAL) > SCRATCH_GOAL:
-            self.block //= 2
+        self.block = 1 if graph.feedback else low.largest_block(MAX_BLOCK)
         self.scratch_size = low._arrange(self.block)
         _check("scratch", self.scratch_size)
         self.input_place = (source.place.offset, source.step)
@@ -349,9 +422,10 @@ class Program:
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
         self.tape = np.zeros((len(low._rows), ROW), np.int64)
         for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):
-            row[:] = kernel.row(
-                [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()]
-            )
+            row[:] = low.row(kernel, operands)
+        low._weight_offsets.clear()  # they are in `weights` now
+        low._shared.clear()
+        self._lowered, self._source, self._result = low, source, result
         # What a change replaces is kept; the text waits until somebody asks.
         self._weights = [node.op.weights for node in graph.nodes]
 
@@ -359,6 +433,27 @@ class Program:
     def fingerprint(self) -> str:
         """Hash of the graph and its weights: a snapshot says which model it belongs to."""
         return fingerprint(self.graph, self._weights)
+
+    @functools.cached_property
+    def pool_tape(self) -> PoolTape:
+        """The same model for a pool, whose streams run as the frames of a block."""
+        low, source, result = self._lowered, self._source, self._result
+        group = low.largest_block(MAX_GROUP, pool=True)
+        scratch_size = low._arrange(group, pool=True)
+        _check("scratch", scratch_size)
+        tape = np.zeros((len(low._rows), ROW), np.int64)
+        how = np.zeros((len(low._rows), HOW), np.int64)
+        for r in range(len(low._rows)):
+            tape[r], way = low.pool_row(r)
+            how[r, : len(way)] = way
+        return PoolTape(
+            tape,
+            how,
+            group,
+            scratch_size,
+            (source.place.offset, source.step),
+            (result.place.offset + result.offset, result.step),
+        )
 
     def _lower(self, low: Lowering, graph: Graph) -> tuple[Location, Location]:
         """Lower every op; return where the input is read and where the output is found."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors.numpy import save as save_tensors
 
 from .errors import ConfigError, FrameError, NonFiniteError, StateError
-from .frames import checked_input, checked_out
+from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Clock, Shape, Value, describe
 from .kernels import tape
 from .kernels.tape import HOLD, MISMATCH, NONFINITE, PROPAGATE, RAISE, advance
@@ -31,6 +31,14 @@ Result = Array | tuple[Array, ...]
 S = TypeVar("S", bound="BaseStream")
 F32 = np.dtype(np.float32)
 POLICIES = {"raise": RAISE, "propagate": PROPAGATE, "hold": HOLD}
+
+
+def check_policy(on_nonfinite: str) -> None:
+    """Raise ConfigError unless it is the name of a policy for non-finite frames."""
+    if not isinstance(on_nonfinite, str) or on_nonfinite not in POLICIES:
+        raise ConfigError(
+            f"on_nonfinite must be one of {', '.join(POLICIES)}, got {on_nonfinite!r}"
+        )
 
 
 class Runnable(Protocol):
@@ -69,15 +77,10 @@ class BaseStream(ABC):
     """
 
     def __init__(self, program: Runnable, on_nonfinite: str = "raise") -> None:
-        if not isinstance(on_nonfinite, str) or on_nonfinite not in POLICIES:
-            raise ConfigError(
-                f"on_nonfinite must be one of {', '.join(POLICIES)}, got {on_nonfinite!r}"
-            )
+        check_policy(on_nonfinite)
         self.program = program
         self.on_nonfinite = on_nonfinite
-        self._state = aligned(program.state_size)
-        self._clock = self._state[:2].view(np.int64)
-        self._held = aligned(program.input_size)
+        self._allocate()
         self._one_input, self._one_output = (
             aligned(program.input_size),
             aligned(program.output_size),
@@ -87,6 +90,12 @@ class BaseStream(ABC):
         x, y = program.inputs[0], program.outputs[0]
         self._flat = simple and len(x.shape) == len(y.shape) == 1 and x.dtype == "float32"
         self._out_size = program.output_size
+
+    def _allocate(self) -> None:
+        """Take memory for the state, and for the last good frame."""
+        self._state = aligned(self.program.state_size)
+        self._clock = self._state[:2].view(np.int64)
+        self._held = aligned(self.program.input_size)
 
     @abstractmethod
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
@@ -182,7 +191,7 @@ class BaseStream(ABC):
         lead = () if single else (due,)
         shapes = [lead + v.shape for v in program.outputs]
         outs = checked_out(out, shapes, [] if single else frames)
-        flat_in = self._side_by_side(frames, n)
+        flat_in = side_by_side(program.inputs, frames, n, self._one_input if n == 1 else None)
         given_out = outs[0] if len(outs) == 1 and due else None
         if given_out is not None:
             flat_out = given_out.reshape(-1)
@@ -197,30 +206,7 @@ class BaseStream(ABC):
             return None
         if given_out is not None:
             return given_out
-        return self._split(flat_out.reshape(due, program.output_size), outs, shapes)
-
-    def _side_by_side(self, frames: list[npt.NDArray[Any]], n: int) -> Array:
-        """Return all inputs of each frame one after another, float32 and flat."""
-        if len(frames) == 1 and frames[0].dtype == F32:
-            return frames[0].reshape(-1)
-        sizes = [v.size for v in self.program.inputs]
-        block = self._one_input if n == 1 else np.empty(n * sum(sizes), F32)
-        rows, first = block.reshape(n, sum(sizes)), 0
-        for frame, size in zip(frames, sizes, strict=True):
-            rows[:, first : first + size] = frame.reshape(n, size)
-            first += size
-        return block
-
-    def _split(self, block: Array, outs: list[Array | None], shapes: list[Shape]) -> Result:
-        """Cut a block (T, sizes of all outputs side by side) into the outputs."""
-        results, at = [], 0
-        for out, shape, value in zip(outs, shapes, self.program.outputs, strict=True):
-            part = block[:, at : at + value.size].reshape(shape)
-            at += value.size
-            if out is not None:
-                out[...] = part
-            results.append(part.copy() if out is None else out)
-        return results[0] if len(results) == 1 else tuple(results)
+        return split(program.outputs, flat_out.reshape(due, program.output_size), outs, shapes)
 
     def _raise_nonfinite(self, first: int, frames: list[npt.NDArray[Any]], n: int) -> NoReturn:
         where = f" (frame {first} of the block of {n})" if n > 1 else ""

@@ -35,6 +35,7 @@ __all__ = [
     "as_bytes",
     "as_floats",
     "as_ints",
+    "as_longs",
     "at",
     "bits",
     "byte_forms",
@@ -690,6 +691,7 @@ def _reinterpreted(dtype: Any) -> Any:
 as_floats = _reinterpreted(types.float32)
 as_ints = _reinterpreted(types.int32)
 as_bytes = _reinterpreted(types.uint8)
+as_longs = _reinterpreted(types.int64)
 
 
 def host_description() -> str:

@@ -11,6 +11,15 @@ into the model's packed weights; ``Frames`` is how many frames the block has at 
 float32. Kernels are pure: they allocate nothing, raise nothing and touch no Python object.
 
 A row of the tape is ``[address of the kernel, one integer per parameter]``.
+
+In a pool the frames of a block are those of as many streams (see ``pool.py``). A kernel without a
+state does not notice. One with a state is called for each stream, unless it has a form for many
+streams, whose parameters are its own and, in place of the states, where they are in each stream's
+state::
+
+    @lstm_cell.pooled
+    def lstm_cells(T: Frames, streams: Streams, …, h: Place, …) -> None:
+        h_of_stream_t = at(floats(streams[t]), h)
 """
 
 from __future__ import annotations
@@ -26,7 +35,7 @@ from numba import njit, types
 from numba.core.ccallback import CFunc
 
 from .cache import KernelCache
-from .simd import as_floats, at, bits, call, floats, ints, lanes, load, splat, store
+from .simd import as_floats, as_longs, at, bits, call, floats, ints, lanes, load, splat, store
 
 __all__ = [
     "ROW",
@@ -34,9 +43,11 @@ __all__ = [
     "Index",
     "Kernel",
     "Number",
+    "Place",
     "Scratch",
     "Size",
     "State",
+    "Streams",
     "Weights",
     "advance",
     "elementwise",
@@ -52,6 +63,9 @@ Number = Any
 Scratch = Any
 State = Any
 Weights = Any
+# Of a form for many streams: the addresses of their states, and where in each state something is.
+Streams = Any
+Place = int
 
 _PARAMETERS = {
     "Frames": "frames[2 * row[{i}]]",
@@ -61,6 +75,8 @@ _PARAMETERS = {
     "Scratch": "at(scratch, row[{i}])",
     "State": "at(state, row[{i}])",
     "Weights": "at(weights, row[{i}])",
+    "Streams": "as_longs(state)",
+    "Place": "row[{i}]",
 }
 ROW = 24
 """Integers in one row of the tape: the address and at most 23 operands."""
@@ -84,6 +100,7 @@ class Kernel:
         self.function = function
         self.file = inspect.getfile(function)
         self.line = line or function.__code__.co_firstlineno
+        self.many: Kernel | None = None  # its form for many streams
         self.parameters: dict[str, str] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.annotation not in _PARAMETERS:
@@ -96,6 +113,15 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}({', '.join(self.parameters)})>"
+
+    def pooled(self, function: Callable[..., None]) -> Kernel:
+        """Give the kernel a form for many streams, each of which has one frame.
+
+        It is used where all values of the op come at one rate. Its operands are those of the kernel
+        with the same names, and others that `Lowering.emit` is told of with ``pool=``.
+        """
+        self.many = Kernel(function)
+        return self.many
 
     @functools.cached_property
     def compiled(self) -> Any:
@@ -114,6 +140,7 @@ class Kernel:
             "__name__": self.function.__module__,
             "at": at,
             "as_floats": as_floats,
+            "as_longs": as_longs,
             "body": helper(self.function),
         }
         exec(compile(source, self.file, "exec"), scope)

@@ -16,8 +16,20 @@ import numpy as np
 from ..errors import ConfigError, GraphError
 from ..graph import Clock, Shape
 from ..kernels.product import affine
-from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Index, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, fma, lanes, load, store
+from ..kernels.tape import (
+    Frames,
+    Index,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -96,6 +108,33 @@ def conv1d(
     remember(T, x, x_step, window, past, C, memory)
     begin = at(window, (stride * first + lookahead - index) * C)
     convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
+
+
+@conv1d.pooled
+def conv1d_streams(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    windows: Scratch,
+    windows_step: Size,
+    past: Place,
+    w: Weights,
+    bias: Weights,
+    C: Size,
+    O: Size,
+    groups: Size,
+    taps: Size,
+    dilation: Size,
+    memory: Size,
+) -> None:
+    """A frame and an output of T streams; ``windows`` takes what each of them sees."""
+    for t in range(T):
+        window, state = at(windows, t * windows_step), floats(streams[t])
+        remember(1, at(x, t * x_step), 0, window, at(state, past), C, memory)
+    convolve(T, windows, windows_step, taps, dilation, C, groups, bias, y, y_step, w, O)
 
 
 @kernel
@@ -285,7 +324,9 @@ class Conv1d(Op):
             tape.emit(conv1d_depthwise, **operands, w=tape.weight(lanes_of_taps), P=P)
         else:
             w = pack_groups(tape, taps_first(weight), self.groups)
-            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups)
+            windows = tape.temporary((self.memory_frames + 1) * C, pool=True)
+            pool = {"windows": windows}
+            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups, pool=pool)
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:

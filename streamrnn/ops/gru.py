@@ -19,8 +19,19 @@ import numpy as np
 
 from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
-from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, fma, lanes, load, store
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -33,19 +44,10 @@ __all__ = ["GRU", "GRUCell"]
 
 
 @helper
-def gru_frame(
-    gate: Pointer,
-    before: Pointer,
-    after: Pointer,
-    hidden: Pointer,
-    w_hh: Pointer,
-    b_hh: Pointer,
-    H: int,
-) -> None:
-    """``gate`` holds W_ih x + b_ih of r, z, n; ``hidden`` takes W_hh h + b_hh."""
+def gru_units(gate: Pointer, before: Pointer, after: Pointer, hidden: Pointer, H: int) -> None:
+    """``gate`` holds W_ih x + b_ih of r, z, n, and ``hidden`` W_hh h + b_hh."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
     for u in range(0, H, L):
         r = sigmoid(load(gate, u) + load(hidden, u))
         z = sigmoid(load(gate, P + u) + load(hidden, P + u))
@@ -78,10 +80,44 @@ def gru_cell(
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        gru_frame(at(gates, t * gates_step), before, after, hidden, w_hh, b_hh, H)
+        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        gru_units(at(gates, t * gates_step), before, after, hidden, H)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@gru_cell.pooled
+def gru_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    shares: Scratch,
+    shares_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; ``y`` holds their states, and ``shares`` takes W_hh h + b_hh of each."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    affine(T, y, y_step, 1, 0, H, b_hh, 0, shares, shares_step, w_hh, 3 * P)
+    for t in range(T):
+        state = at(y, t * y_step)
+        gru_units(at(gates, t * gates_step), state, state, at(shares, t * shares_step), H)
+        copy(H, state, at(floats(streams[t]), h))
 
 
 @kernel
@@ -108,8 +144,26 @@ def gru_step(
     P = (H + L - 1) // L * L
     affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
-        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        gru_frame(gate, before, after, hidden, w_hh, b_hh, H)
+        before = at(h, t * h_step)
+        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H)
+
+
+@helper
+def reset_units(gate: Pointer, before: Pointer, reset: Pointer, H: int) -> None:
+    """``reset`` becomes r * h."""
+    for u in range(0, H, lanes()):
+        store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+
+
+@helper
+def new_units(gate: Pointer, before: Pointer, after: Pointer, H: int) -> None:
+    """``after`` becomes the new state; ``gate`` holds all of z and n."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    for u in range(0, H, L):
+        z, n = sigmoid(load(gate, P + u)), tanh(load(gate, 2 * P + u))
+        store(after, u, flush(fma(z, load(before, u) - n, n)))
 
 
 @helper
@@ -127,12 +181,9 @@ def gru_frame_reset_before(
     P = (H + L - 1) // L * L
     candidate = at(gate, 2 * P)
     affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
-    for u in range(0, H, L):
-        store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+    reset_units(gate, before, reset, H)
     affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
-    for u in range(0, H, L):
-        z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
-        store(after, u, flush(fma(z, load(before, u) - n, n)))
+    new_units(gate, before, after, H)
 
 
 @kernel
@@ -164,6 +215,43 @@ def gru_cell_reset_before(
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@gru_cell_reset_before.pooled
+def gru_cells_reset_before(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    resets: Scratch,
+    resets_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; ``y`` holds their states, and ``resets`` takes r * h of each."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    candidates = at(gates, 2 * P)
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
+    affine(T, y, y_step, 1, 0, H, gates, gates_step, gates, gates_step, w_rz, 2 * P)
+    for t in range(T):
+        reset_units(at(gates, t * gates_step), at(y, t * y_step), at(resets, t * resets_step), H)
+    affine(T, resets, resets_step, 1, 0, H, candidates, gates_step, candidates, gates_step, w_n, P)
+    for t in range(T):
+        state = at(y, t * y_step)
+        new_units(at(gates, t * gates_step), state, state, H)
+        copy(H, state, at(floats(streams[t]), h))
 
 
 @kernel
@@ -263,6 +351,7 @@ class GRUCell(Cell):
                 gru_cell if own else gru_step,
                 **common,
                 hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
+                pool={"shares": tape.temporary(3 * tape.padded(H), pool=True)},
                 w_hh=tape.matrix(w["weight_hh"], 3),
                 b_ih=tape.vector(w["bias_ih"], 3),
                 b_hh=tape.vector(w["bias_hh"], 3),
@@ -272,6 +361,7 @@ class GRUCell(Cell):
                 gru_cell_reset_before if own else gru_step_reset_before,
                 **common,
                 reset=tape.temporary(0, fixed=tape.padded(H)),
+                pool={"resets": tape.temporary(tape.padded(H), pool=True)},
                 w_rz=tape.matrix(w["weight_hh"][: 2 * H], 2),
                 w_n=tape.matrix(w["weight_hh"][2 * H :]),
                 bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),

@@ -20,8 +20,19 @@ import numpy as np
 
 from ..kernels.functions import flush, sigmoid, tanh
 from ..kernels.product import affine
-from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, fma, lanes, load, store
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -34,19 +45,10 @@ __all__ = ["LSTM", "LSTMCell"]
 
 
 @helper
-def lstm_frame(
-    gate: Pointer,
-    before: Pointer,
-    c: Pointer,
-    after: Pointer,
-    new_c: Pointer,
-    w_hh: Pointer,
-    H: int,
-) -> None:
-    """``gate`` holds W_ih x + b of i, f, g, o; ``after`` and ``new_c`` become the new states."""
+def lstm_units(gate: Pointer, c: Pointer, after: Pointer, new_c: Pointer, H: int) -> None:
+    """``gate`` holds the sums of i, f, g, o; ``after`` and ``new_c`` become the new states."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
     for u in range(0, H, L):
         i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
         g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
@@ -78,11 +80,43 @@ def lstm_cell(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
-        after = at(y, t * y_step)
-        lstm_frame(at(gates, t * gates_step), before, c, after, c, w_hh, H)
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+        lstm_units(gate, c, after, c, H)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@lstm_cell.pooled
+def lstm_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    h: Place,
+    c: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; until it is overwritten, ``y`` holds their states h."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    affine(T, y, y_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
+    for t in range(T):
+        state, after = floats(streams[t]), at(y, t * y_step)
+        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H)
+        copy(H, after, at(state, h))
 
 
 @kernel
@@ -109,10 +143,10 @@ def lstm_step(
     L = lanes()
     P = (H + L - 1) // L * L
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    affine(T, h, h_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
     for t in range(T):
         after = at(y, t * y_step)
-        gate, before, old_c = at(gates, t * gates_step), at(h, t * h_step), at(c, t * c_step)
-        lstm_frame(gate, before, old_c, after, new_c, w_hh, H)
+        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H)
         copy(H, new_c, at(after, H))
 
 

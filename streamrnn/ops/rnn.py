@@ -15,8 +15,19 @@ import numpy as np
 from ..errors import ConfigError
 from ..kernels.functions import flush, relu, tanh
 from ..kernels.product import affine
-from ..kernels.simd import at, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, lanes, load, store
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -29,9 +40,8 @@ __all__ = ["RNN", "RNNCell"]
 
 
 @helper
-def rnn_frame(before: Pointer, after: Pointer, w_hh: Pointer, H: int, rectify: int) -> None:
-    """``after`` holds W_ih x + b, and becomes the new state."""
-    affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+def rnn_units(after: Pointer, H: int, rectify: int) -> None:
+    """``after`` holds the sums, and becomes the new state."""
     if rectify:
         for u in range(0, H, lanes()):
             store(after, u, flush(relu(load(after, u))))
@@ -60,10 +70,39 @@ def rnn_cell(
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        rnn_frame(before, after, w_hh, H, rectify)
+        affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+        rnn_units(after, H, rectify)
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@rnn_cell.pooled
+def rnn_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    before: Scratch,
+    before_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """A step of T streams; ``before`` takes their states."""
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(before, t * before_step))
+    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    affine(T, before, before_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
+    for t in range(T):
+        rnn_units(at(y, t * y_step), H, rectify)
+        copy(H, at(y, t * y_step), at(floats(streams[t]), h))
 
 
 @kernel
@@ -84,8 +123,9 @@ def rnn_step(
 ) -> None:
     """The bare step: the state comes with the frame."""
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    affine(T, h, h_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_frame(at(h, t * h_step), at(y, t * y_step), w_hh, H, rectify)
+        rnn_units(at(y, t * y_step), H, rectify)
 
 
 @dataclass(eq=False)
@@ -150,6 +190,7 @@ class RNNCell(Cell):
             I=self.input_size,
             H=self.hidden_size,
             rectify=int(self.nonlinearity == "relu"),
+            pool={"before": tape.temporary(tape.padded(self.hidden_size), pool=True)},
         )
         return y
 

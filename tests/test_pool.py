@@ -1,0 +1,239 @@
+"""Pools: what a stream gives among others is what it gives alone, bit for bit, whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamrnn as s
+from checks import assert_same
+from streamrnn import ConfigError, FrameError, NonFiniteError, StateError, StreamError
+from streamrnn.kernels.pool import EACH, MANY, TOGETHER
+from zoo import CASES, Case, random_frames, trained
+
+F32 = np.float32
+
+
+def tuples(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def row(batch: Any, i: int) -> Any:
+    """Return frame i of a block of one or of several inputs."""
+    parts = tuple(part[i] for part in tuples(batch))
+    return parts if isinstance(batch, tuple) else parts[0]
+
+
+def rows(frames: list[Any]) -> Any:
+    """Return frames as the rows of a batch."""
+    if isinstance(frames[0], tuple):
+        return tuple(np.stack(part) for part in zip(*frames, strict=True))
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_neighbours_change_nothing(case: Case) -> None:
+    model, pool = case.model, case.model.pool(on_nonfinite="propagate")
+    rng = np.random.default_rng(0)
+    alone: dict[int, s.Stream] = {}
+    for moment in range(10):  # streams of different ages, any subset of them in any order
+        if moment in (0, 1, 3):
+            for id_ in pool.join(3).tolist():
+                alone[id_] = model.stream(on_nonfinite="propagate")
+        if moment == 4:
+            gone = int(rng.choice(pool.ids))
+            pool.leave(gone)
+            del alone[gone]
+        ids = rng.permutation(pool.ids)[: rng.integers(1, len(pool) + 1)]
+        batch = case.frames(len(ids), seed=moment)
+        got = tuples(pool.step(batch, ids))
+        for i, id_ in enumerate(ids.tolist()):
+            wanted = alone[id_].step(row(batch, i))
+            assert pool.due[i] == (wanted is not None)
+            if wanted is not None:
+                for mine, his in zip(got, tuples(wanted), strict=True):
+                    assert_same(mine[i], his, f"stream {id_} in step {moment}")
+            else:
+                assert all(np.isnan(part[i]).all() for part in got)
+    for id_, stream in alone.items():
+        assert pool[id_].frames == stream.frames
+        for name, state in stream.state.items():
+            assert_same(pool[id_].state[name], state, f"{name} of stream {id_}")
+
+
+def test_more_streams_than_go_through_the_tape_at_once() -> None:
+    model = trained(s.Sequential(s.LSTM(5, 20, num_layers=2), s.Conv1d(20, 7, 3), s.GRU(7, 3)))
+    pool = model.pool()
+    n = 2 * model.program().pool_tape.group + 5
+    pool.join(n)
+    xs = random_frames(model, 3 * n, 1).reshape(3, n, 5)
+    got = np.stack([pool.step(batch) for batch in xs], 1)
+    for i in range(n):
+        assert_same(got[i], model.stream().run(np.ascontiguousarray(xs[:, i])), f"stream {i}")
+
+
+def test_weights_serve_all_streams_where_it_counts() -> None:
+    model = s.Sequential(
+        s.Conv1d(8, 8, 3), s.Linear(8, 8), s.LSTM(8, 8), s.GRU(8, 8), s.RNN(8, 8),
+        s.GRU(8, 8, reset_after=False), s.Delay(2),
+    )  # fmt: skip
+    how = model.program().pool_tape.how[:, 0].tolist()
+    assert how == [MANY, TOGETHER, MANY, MANY, MANY, MANY, EACH]
+
+
+def _pool(policy: str = "raise") -> tuple[s.Layer, s.Pool, np.ndarray]:
+    model = trained(s.Sequential(s.GRU(4, 6), s.Linear(6, 2)))
+    pool = model.pool(policy)
+    return model, pool, pool.join(5)
+
+
+def test_errors_leave_all_states_as_they_were() -> None:
+    _, pool, ids = _pool()
+    x = np.ones((5, 4), F32)
+    pool.step(x)
+    before = [pool[i].snapshot() for i in ids.tolist()]
+    bad = x.copy()
+    bad[3, 1] = np.nan
+    gone = pool.join()
+    pool.leave(gone)
+    calls: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
+        (NonFiniteError, rf"stream {ids[3]} \(row 3\) holds a NaN", (bad,), {}),
+        (FrameError, "a row for each of the 5 streams of this step, got 4", (x[:4],), {}),
+        (FrameError, r"must have shape \(T, 4\)", (x[:, :3],), {}),
+        (FrameError, "must be float32, got float64", (x.astype(float),), {}),
+        (StreamError, f"no stream with the id {gone} in this pool of 5", (x[:1], [gone]), {}),
+        (StreamError, "no stream with the id 77 ", (x[:1], [77]), {}),
+        (StreamError, "no stream with the id -1 ", (x[:1], [-1]), {}),
+        (StreamError, "row 2: the id 1 is given twice", (x[:3], [1, 0, 1]), {}),
+        (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:2], [0.0, 1.0]), {}),
+        (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:1], 0), {}),
+        (FrameError, r"`out` must be float32 of shape \(5, 2\)", (x,), {"out": np.ones((4, 2))}),
+    ]
+    for error, message, args, kwargs in calls:
+        with pytest.raises(error, match=message):
+            pool.step(*args, **kwargs)
+    assert [pool[i].snapshot() for i in ids.tolist()] == before
+
+
+def test_streams_leave_and_their_ids_with_them() -> None:
+    _, pool, ids = _pool()
+    view = pool[int(ids[1])]
+    pool.leave(ids[1:3])
+    assert list(pool) == [ids[0], ids[3], ids[4]] and len(pool) == 3
+    assert ids[1] not in pool and ids[0] in pool
+    new = pool.join()
+    assert new not in ids.tolist(), "the slot is used again, the id is not"
+    assert pool.ids.tolist() == [ids[0], ids[3], ids[4], new]
+    for attempt in (
+        lambda: view.state["gru_0.h"],
+        lambda: view.step(np.ones(4, F32)),
+        lambda: pool[int(ids[2])],
+        lambda: pool.leave(ids[1]),
+        lambda: pool.leave([new, new]),
+        view.snapshot,
+        view.reset,
+    ):
+        with pytest.raises(StreamError):
+            attempt()
+    assert new in pool
+    for n in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match="non-negative integer"):
+            pool.join(n)
+    with pytest.raises(ConfigError, match="on_nonfinite must be one of"):
+        s.GRU(1, 1).pool("ignore")
+
+
+def test_one_stream_of_a_pool_is_a_stream() -> None:
+    model, pool, ids = _pool()
+    xs = random_frames(model, 12, 2)
+    alone, mine = model.stream(), pool[int(ids[2])]
+    for t in range(4):
+        pool.step(np.repeat(xs[t : t + 1], 5, 0))
+        wanted = alone.step(xs[t])
+    assert_same(mine.step(xs[4]), alone.step(xs[4]), "step")
+    assert_same(mine.run(xs[5:8]), alone.run(xs[5:8]), "run")
+    assert mine.snapshot() == alone.snapshot()
+    other = pool[int(ids[0])]
+    other.restore(alone.snapshot())  # from a single stream into a pool
+    fork = other.fork()
+    assert fork.id not in ids and len(pool) == 6
+    wanted = alone.run(xs[8:])
+    assert_same(fork.run(xs[8:]), wanted, "fork")
+    again = model.stream()
+    again.restore(other.snapshot())  # and out of it
+    assert_same(again.run(xs[8:]), wanted, "restored")
+    other.reset()
+    assert other.frames == 0 and not other.state["gru_0.h"].any()
+    other.state["gru_0.h"] = np.full(6, 0.5, F32)
+    assert (pool[int(ids[0])].state["gru_0.h"] == 0.5).all()
+    with pytest.raises(StateError, match="no state 'x'"):
+        other.state["x"] = np.zeros(1, F32)
+    before = other.snapshot()
+    xs[10, 0] = np.inf
+    with pytest.raises(NonFiniteError, match="frame 2 of the block of 4"):
+        other.run(xs[8:])
+    assert other.snapshot() == before
+
+
+@pytest.mark.parametrize("policy", ["hold", "propagate"])
+def test_policies_are_those_of_a_stream(policy: str) -> None:
+    model, pool, ids = _pool(policy)
+    alone = [model.stream(policy) for _ in ids]
+    xs = random_frames(model, 20, 3).reshape(4, 5, 4)
+    xs[0, 1, 0], xs[2, 3, 2] = np.nan, np.inf
+    for batch in xs:
+        got = pool.step(batch)
+        for i, stream in enumerate(alone):
+            assert_same(got[i], stream.step(batch[i]), f"stream {i}")
+    for id_, stream in zip(ids.tolist(), alone, strict=True):
+        assert pool[id_].snapshot() == stream.snapshot()
+
+
+def test_a_step_of_no_streams() -> None:
+    _, pool, ids = _pool()
+    assert pool.step(np.zeros((0, 4), F32), []).shape == (0, 2)
+    pool.leave(ids)
+    assert pool.step(np.zeros((0, 4), F32)).shape == (0, 2)
+
+
+def test_coming_and_going_takes_no_more_memory() -> None:
+    _, pool, _ = _pool()
+    pool.join(60)
+    pool.leave(pool.ids[5:])
+    chunks = len(pool._chunks)
+    for _ in range(2000):
+        id_ = pool.join()
+        pool.leave(id_)
+    assert len(pool._chunks) == chunks and len(pool) == 5
+
+
+def test_a_waiting_stream_costs_its_state() -> None:
+    model = s.LSTM(40, 256)
+    pool = model.pool()
+    pool.join(640)
+    state = 4 * model.program().state_size
+    assert sum(chunk.nbytes for chunk in pool._chunks) <= 640 * (state + 64)
+
+
+def test_several_inputs_and_indices() -> None:
+    x, token = s.Input(3), s.Input((), "int64")
+    both = s.concat(s.GRU(3, 4)(x), s.Embedding(9, 2)(token))
+    model = trained(s.Model((x, token), {"a": s.Linear(6, 2)(both), "b": s.Tanh()(both)}))
+    pool, n = model.pool(), 3
+    pool.join(n)
+    alone = [model.stream() for _ in range(n)]
+    out = (np.empty((n, 2), F32), np.empty((n, 6), F32))
+    rng = np.random.default_rng(4)
+    for step in itertools.repeat(None, 4):
+        del step
+        batch = (rng.standard_normal((n, 3)).astype(F32), rng.integers(0, 9, n))
+        got = pool.step(batch, out=out)
+        assert got[0] is out[0] and got[1] is out[1]
+        for i, stream in enumerate(alone):
+            for mine, his in zip(got, stream.step(row(batch, i)), strict=True):
+                assert_same(mine[i], his, f"stream {i}")
+    with pytest.raises(FrameError, match="must hold indices from 0 to 8"):
+        pool.step((batch[0], np.array([0, 9, 1])))
