@@ -152,7 +152,8 @@ class Pool:
         Raises
         ------
         StreamError
-            If an id is none of a stream of the pool, or is given twice; all streams are still there.
+            If an id is none of a stream of the pool, or is given twice; all streams are still
+            there.
         """
         given = [self._known(id_) for id_ in np.atleast_1d(np.asarray(ids)).tolist()]
         if len(set(given)) < len(given):

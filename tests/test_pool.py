@@ -122,8 +122,10 @@ def test_streams_leave_and_their_ids_with_them() -> None:
     _, pool, ids = _pool()
     view = pool[int(ids[1])]
     pool.leave(ids[1:3])
-    assert list(pool) == [ids[0], ids[3], ids[4]] and len(pool) == 3
-    assert ids[1] not in pool and ids[0] in pool
+    assert list(pool) == [ids[0], ids[3], ids[4]]
+    assert len(pool) == 3
+    assert ids[1] not in pool
+    assert ids[0] in pool
     new = pool.join()
     assert new not in ids.tolist(), "the slot is used again, the id is not"
     assert pool.ids.tolist() == [ids[0], ids[3], ids[4], new]
@@ -159,14 +161,16 @@ def test_one_stream_of_a_pool_is_a_stream() -> None:
     other = pool[int(ids[0])]
     other.restore(alone.snapshot())  # from a single stream into a pool
     fork = other.fork()
-    assert fork.id not in ids and len(pool) == 6
+    assert fork.id not in ids
+    assert len(pool) == 6
     wanted = alone.run(xs[8:])
     assert_same(fork.run(xs[8:]), wanted, "fork")
     again = model.stream()
     again.restore(other.snapshot())  # and out of it
     assert_same(again.run(xs[8:]), wanted, "restored")
     other.reset()
-    assert other.frames == 0 and not other.state["gru_0.h"].any()
+    assert other.frames == 0
+    assert not other.state["gru_0.h"].any()
     other.state["gru_0.h"] = np.full(6, 0.5, F32)
     assert (pool[int(ids[0])].state["gru_0.h"] == 0.5).all()
     with pytest.raises(StateError, match="no state 'x'"):
@@ -207,7 +211,8 @@ def test_coming_and_going_takes_no_more_memory() -> None:
     for _ in range(2000):
         id_ = pool.join()
         pool.leave(id_)
-    assert len(pool._chunks) == chunks and len(pool) == 5
+    assert len(pool._chunks) == chunks
+    assert len(pool) == 5
 
 
 def test_a_waiting_stream_costs_its_state() -> None:
@@ -231,7 +236,8 @@ def test_several_inputs_and_indices() -> None:
         del step
         batch = (rng.standard_normal((n, 3)).astype(F32), rng.integers(0, 9, n))
         got = pool.step(batch, out=out)
-        assert got[0] is out[0] and got[1] is out[1]
+        assert got[0] is out[0]
+        assert got[1] is out[1]
         for i, stream in enumerate(alone):
             for mine, his in zip(got, stream.step(row(batch, i)), strict=True):
                 assert_same(mine[i], his, f"stream {i}")
