@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .errors import ConfigError, FrameError, NonFiniteError, StreamError
 from .frames import checked_input, checked_out, side_by_side, split
-from .graph import describe
+from .graph import Shape, describe
 from .kernels import pool as loop
 from .kernels.pool import SLOT_BITS, advance_pool, check_pool
 from .kernels.tape import MISMATCH, NONFINITE
@@ -26,6 +26,7 @@ Array = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 F32 = np.dtype(np.float32)
+I64 = np.dtype(np.int64)
 CHUNK = 64
 """Streams whose states lie in one piece of memory."""
 
@@ -90,6 +91,11 @@ class Pool:
         plan[loop.HELD] = self._held
         plan[loop.TABLES] = self._tables.ctypes.data
         self._check, self._advance = check_pool(), advance_pool()
+        # The shapes of a row, where there is one input, of float32, and one output.
+        one = len(program.inputs) == len(program.outputs) == 1
+        plain = one and program.inputs[0].dtype == "float32"
+        self._x_shape = program.inputs[0].shape if plain else None
+        self._y_shape = program.outputs[0].shape if plain else None
 
     def __repr__(self) -> str:
         shapes = tuple(v.shape for v in self.program.inputs)
@@ -241,8 +247,29 @@ class Pool:
             If a frame holds a NaN or an infinity and the policy is ``"raise"``. After any error all
             states are as they were.
         """
-        program = self.program
         chosen = self.ids if ids is None else self._checked_ids(ids)
+        if len(self.due) != len(chosen):
+            self.due = np.zeros(len(chosen), np.bool_)
+        if out is not None and self._plain(batch, self._x_shape, len(chosen)):
+            if self._plain(out, self._y_shape, len(chosen)) and not np.may_share_memory(batch, out):
+                self._run(chosen, batch.reshape(-1), out.reshape(-1), self.due)
+                return out  # type: ignore[no-any-return]
+        return self._checked(batch, chosen, out)
+
+    @staticmethod
+    def _plain(array: Any, shape: Shape | None, n: int) -> bool:
+        """Whether an array is n rows of this shape, as the compiled loop wants them."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype is F32
+            and array.shape[1:] == shape
+            and len(array) == n
+            and array.flags.carray
+        )
+
+    def _checked(self, batch: Any, chosen: Ids, out: Any) -> Result:
+        """Validate, run and split: the general form of `step`."""
+        program = self.program
         n, names = len(chosen), program.input_names
         given = (batch,) if len(names) == 1 else batch
         if not isinstance(given, tuple) or len(given) != len(names):
@@ -267,8 +294,6 @@ class Pool:
         x = side_by_side(program.inputs, frames, n)
         plain = outs[0] if len(outs) == 1 else None
         y = np.empty(n * program.output_size, F32) if plain is None else plain.reshape(-1)
-        if len(self.due) != n:
-            self.due = np.zeros(n, np.bool_)
         self._run(chosen, x, y, self.due)
         if plain is not None:
             return plain
@@ -299,6 +324,8 @@ class Pool:
         raise AssertionError(id_)
 
     def _checked_ids(self, ids: Any) -> Ids:
+        if type(ids) is np.ndarray and ids.dtype is I64 and ids.ndim == 1 and ids.flags.carray:
+            return ids
         array = np.asarray(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise FrameError(f"`ids` must be integers of shape (n,), got {describe(ids)}")
