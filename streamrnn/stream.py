@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -85,11 +86,14 @@ class BaseStream(ABC):
             aligned(program.input_size),
             aligned(program.output_size),
         )
+        self._inputs = _places(self._one_input, program.inputs)
+        self._outputs = _places(self._one_output, program.outputs)
+        self._floats = all(v.dtype == "float32" for v in program.inputs)
         # The fast path of `step`: one vector in, one vector out.
-        simple = len(program.inputs) == len(program.outputs) == 1
+        self._single = len(program.inputs) == len(program.outputs) == 1
         x, y = program.inputs[0], program.outputs[0]
-        self._flat = simple and len(x.shape) == len(y.shape) == 1 and x.dtype == "float32"
-        self._out_size = program.output_size
+        self._in_shape, self._out_shape = x.shape, y.shape
+        self._flat = self._single and len(x.shape) == len(y.shape) == 1 and x.dtype == "float32"
 
     def _allocate(self) -> None:
         """Take memory for the state, and for the last good frame."""
@@ -138,7 +142,42 @@ class BaseStream(ABC):
         NonFiniteError
             If `x` holds a NaN or an infinity and the policy is ``"raise"``; the state is as it was.
         """
+        if self._floats and self._put(x, out):
+            written = self._run_frames(1, self._one_input, self._one_output)
+            if written == 1:
+                return self._got(out)
+            if written == 0:
+                return None
         return self._checked(x, out, single=True)
+
+    def _put(self, x: Any, out: Any) -> bool:
+        """Whether a frame and `out` are just as they should be; if so the frame is put in place.
+
+        Only what is quickly seen: all others go to `_checked`, which says what is wrong.
+        """
+        xs = (x,) if len(self._inputs) == 1 else x
+        if type(xs) is not tuple or len(xs) != len(self._inputs):
+            return False
+        if not all(map(_moved, xs, self._inputs)):
+            return False
+        if out is None:
+            return True
+        outs = (out,) if len(self._outputs) == 1 else out
+        if type(outs) is not tuple or len(outs) != len(self._outputs):
+            return False
+        if not all(map(_has_room, outs, self._outputs)):
+            return False
+        return not any(np.may_share_memory(a, b) for a, b in itertools.combinations(outs, 2))
+
+    def _got(self, out: Any) -> Result:
+        """Return the outputs of one frame, in `out` or in new arrays."""
+        if out is None:
+            results = tuple([place.copy() for place in self._outputs])
+            return results[0] if len(results) == 1 else results
+        outs = (out,) if len(self._outputs) == 1 else out
+        for i, place in enumerate(self._outputs):
+            outs[i][...] = place
+        return out  # type: ignore[no-any-return]
 
     def run(self, xs: Any, out: Any = None) -> Result:
         """Run a block of frames and keep the state; the same, bit for bit, as frame by frame.
@@ -322,6 +361,27 @@ class BaseStream(ABC):
         self._clock[0] = frames
 
 
+def _moved(array: Any, place: Array) -> bool:
+    """Whether an array is a frame for a place; if so it is put there."""
+    good = type(array) is np.ndarray and array.dtype == F32 and array.shape == place.shape
+    if good and array.flags.c_contiguous:
+        place[...] = array
+        return True
+    return False
+
+
+def _has_room(out: Any, place: Array) -> bool:
+    """Whether a result can be written to an array."""
+    good = type(out) is np.ndarray and out.dtype == F32 and out.shape == place.shape
+    return good and out.flags.carray  # contiguous, aligned, writeable
+
+
+def _places(frame: Array, values: Sequence[Value]) -> list[Array]:
+    """Return where each value lies in a frame of all of them, side by side."""
+    ends = list(itertools.accumulate(v.size for v in values))
+    return [frame[e - v.size : e].reshape(v.shape) for e, v in zip(ends, values, strict=True)]
+
+
 class Stream(BaseStream):
     """One running instance of a model. Made by ``model.stream()``.
 
@@ -376,17 +436,33 @@ class Stream(BaseStream):
         self._advance(self._plan, 0, nothing, nothing)  # so that the first frame costs no more
 
     def step(self, x: Any, out: Any = None) -> Result | None:
-        if self._flat or self._is_token(x):
-            y = np.empty(self._out_size, F32) if out is None else out
-            try:
-                written = self._advance(self._plan, 1, x if self._flat else self._one_input, y)
-            except Exception:  # numba has no type for what was given; below is said why
+        if not self._single:
+            return super().step(x, out)
+        y = np.empty(self._out_shape, F32) if out is None else out
+        try:
+            if self._flat:
+                written = self._advance(self._plan, 1, x, y)
+            elif self._is_token(x):
+                written = self._advance(self._plan, 1, self._one_input, y)
+            elif self._floats and self._is_frame(x) and self._is_result(y):
+                written = self._advance(self._plan, 1, x.ravel(), y.ravel())
+            else:
                 written = MISMATCH
-            if written == 1:
-                return y
-            if written == 0:
-                return None
+        except Exception:  # numba has no type for what was given; below is said why
+            written = MISMATCH
+        if written == 1:
+            return y
+        if written == 0:
+            return None
         return self._checked(x, out, single=True)
+
+    def _is_frame(self, x: Any) -> bool:
+        """Whether an array has the shape of the one input; numba sees to its dtype."""
+        return bool(x.shape == self._in_shape and x.flags.c_contiguous)
+
+    def _is_result(self, y: Any) -> bool:
+        """Whether an array has the shape of the one output, and can be written to."""
+        return bool(y.shape == self._out_shape and y.flags.carray)
 
     def _is_token(self, x: Any) -> bool:
         """Whether a frame is a plain valid index; if so it is put in place."""

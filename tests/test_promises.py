@@ -617,6 +617,45 @@ def test_every_message_about_a_frame_says_what_to_do() -> None:
         pair.run((np.zeros((3, 20), np.float32), np.zeros((4, 20), np.float32)))
 
 
+def test_planes_and_several_arrays_are_checked_like_one_vector() -> None:
+    plane = Input((2, 3))
+    stream = Sequential(plane, s.Tanh()).stream()
+    x, wide = np.zeros((2, 3), np.float32), np.zeros((2, 6), np.float32)[:, ::2]
+    read_only = np.zeros((2, 3), np.float32)
+    read_only.flags.writeable = False
+    a, b = Input(2), Input((3, 2))
+    several = Model([a, b], [a + 1.0, b + 2.0]).stream()
+    u, v = np.zeros(2, np.float32), np.zeros((3, 2), np.float32)
+    both = np.zeros(7, np.float32)
+    for call, message in (
+        (lambda: stream.step(x.reshape(3, 2)), r"shape \(2, 3\) for `step`, got \(3, 2\)"),
+        (lambda: stream.step(x.reshape(6)), r"shape \(2, 3\) for `step`, got \(6,\)"),
+        (lambda: stream.step(x.astype(np.float64)), "float32, got float64"),
+        (lambda: stream.step(wide), "`x.*` must be C-contiguous"),
+        (lambda: stream.step(x, x.reshape(6).copy()), r"`out` must be float32 of shape \(2, 3\)"),
+        (lambda: stream.step(x, wide), "`out` must be C-contiguous"),
+        (lambda: stream.step(x, read_only), "`out` must be C-contiguous, aligned and writeable"),
+        (lambda: several.step((u, v.T)), r"shape \(3, 2\) for `step`, got \(2, 3\)"),
+        (lambda: several.step((u, v, v)), "2 inputs"),
+        (lambda: several.step((u, v), u), "`out` must be a tuple of 2 arrays"),
+        (lambda: several.step((u, v), (u, v.T)), r"`out` must be float32 of shape \(3, 2\)"),
+        (lambda: several.step((u, v), (u, v.astype(int))), "`out` must be float32"),
+        (lambda: several.step((u, v), (both[:2], both[1:].reshape(3, 2))), "overlap"),
+        (lambda: several.step((u, v * np.nan)), "holds a NaN"),
+    ):
+        with pytest.raises(FrameError, match=message):
+            call()
+    assert stream.frames == several.frames == 0
+    x[1, 2], v[2, 1] = 1.0, 1.0
+    assert stream.step(x, x) is x
+    assert x[1, 2] == np.float32(np.tanh(1.0))
+    out = (both[:2], np.zeros((3, 2), np.float32))
+    assert several.step((u, v), out) is out
+    assert_same(out, several.step((u, v)), "into `out`, and into new arrays")
+    assert out[0].tolist() == [1.0, 1.0]
+    assert out[1].tolist() == [[2.0, 2.0], [2.0, 2.0], [2.0, 3.0]]
+
+
 def test_streams_in_threads_do_not_touch_each_other() -> None:
     """The interpreter lock is released while a stream runs, so these do run at the same time."""
     case = find("LSTM 3 layers")

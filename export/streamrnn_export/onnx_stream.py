@@ -144,10 +144,10 @@ class OnnxStream(BaseStream):
         return self.program.clock.start
 
     def step(self, x: Any, out: Any = None) -> Result | None:
-        y = np.empty(self._out_size, F32) if out is None else out
+        y = np.empty(self._out_shape, F32) if out is None else out
         plain = self._flat and _is_vector(x, self._in_shape) and _is_vector(y, self._out_shape)
         if not plain or not (self._lenient or np.isfinite(x, out=self._finite).all()):
-            return self._checked(x, out, single=True)
+            return super().step(x, out)
         self._frame[...] = x
         try:
             self._call()
