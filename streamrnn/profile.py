@@ -15,6 +15,7 @@ from .graph import Graph
 from .kernels import tape
 from .layer import Layer
 from .program import Program, aligned
+from .resumable import positive
 from .stream import Stream
 
 __all__ = ["OpTime", "profile"]
@@ -58,9 +59,12 @@ def profile(model: Layer, frames: Any, rounds: int = 3) -> list[OpTime]:
 
     Raises
     ------
+    ConfigError
+        If `rounds` is not at least 1.
     FrameError
         If the frames do not fit, or there are none.
     """
+    positive("profile", "rounds", rounds, whole=True)
     program = model.program()
     walk = _Walk(program)
     xs = walk.checked(frames)

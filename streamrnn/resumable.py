@@ -20,6 +20,7 @@ __all__ = [
     "check_amount",
     "check_labels",
     "numbers",
+    "positive",
     "probabilities",
     "probability",
 ]
@@ -70,7 +71,9 @@ class Resumable:
         """
         owner, values = _opened(type(self).__name__, snapshot)
         if owner != repr(self):
-            raise StateError(f"this snapshot is of {owner} and does not fit {self!r}")
+            raise StateError(
+                f"this snapshot is of {_short(owner)} and does not fit {_short(repr(self))}"
+            )
         state = self._begin()
         names = [f.name for f in fields(state)]
         if list(values) != names:
@@ -83,6 +86,13 @@ class Resumable:
             like = now.dtype if isinstance(now, np.ndarray) else None
             setattr(state, name, value if like is None else np.array(value, like))
         self._state = state
+
+
+def _short(text: str, most: int = 200) -> str:
+    """Return a text, or both of its ends and how long it is."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[-most // 4 :]} ({len(text)} characters)"
 
 
 def _plain(value: Any) -> Any:
@@ -109,6 +119,15 @@ def check_amount(owner: Any, name: str, *, zero: bool = True, inf: bool = False)
         who = type(owner).__name__
         raise ConfigError(f"{who}: `{name}` must be a number {limit}, got {value!r}")
     return float(value)
+
+
+def positive(who: str, name: str, value: Any, whole: bool = False) -> None:
+    """Raise ConfigError unless an argument is a positive, finite number, or integer."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):
+        kind = "integer" if whole else "number"
+        raise ConfigError(f"{who}: `{name}` must be a positive {kind}, got {value!r}")
 
 
 def numbers(who: str, xs: Any, shape: tuple[int | None, ...]) -> Array:

@@ -471,7 +471,7 @@ def test_what_is_late_is_left_out_and_a_gap_begins_anew() -> None:
     assert regular.push(3605.35, [8.0]).tolist() == [[8.0]]
     assert (regular.late, regular.gaps) == (2, 1)
     for time, x in ((np.nan, [1.0]), (3606.0, [np.inf]), (3606.0, [1.0, 2.0]), (3606.0, 1.0)):
-        with pytest.raises(FrameError, match=r"expects (finite numbers|samples of shape \(1,\))"):
+        with pytest.raises(FrameError, match=r"expected (finite numbers|numbers of shape \(1,\))"):
             regular.push(time, x)
     assert regular.push(3605.45, [9.0]).tolist() == [[9.0]], "what was refused changed nothing"
     regular.reset()

@@ -373,10 +373,7 @@ def _when_subscribed(port, process, *payloads):
     [
         ("ws://127.0.0.1:1", "ws://127.0.0.1:1: cannot connect"),
         ("mqtt://127.0.0.1:1/x", "mqtt://127.0.0.1:1/x: cannot connect"),
-        ("mqtt://127.0.0.1:1", "expected mqtt://HOST/TOPIC or mqtt://HOST:PORT/TOPIC"),
-        ("mqtt://127.0.0.1:x/y", "Port could not be cast to integer"),
         ("serial:/dev/none", "/dev/none: cannot open it"),
-        ("serial:/dev/none?baud=fast", "expected serial:PORT?baud=NUMBER, got baud=fast"),
     ],
 )
 def test_live_sources_that_are_not_there(source, said, command):
@@ -385,6 +382,23 @@ def test_live_sources_that_are_not_there(source, said, command):
     result = command[1](source)
     assert result.exit_code == 1
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("mqtt://127.0.0.1:1", "expected mqtt://HOST/TOPIC or mqtt://HOST:PORT/TOPIC"),
+        ("mqtt://127.0.0.1:x/y", "Port could not be cast to integer"),
+        ("serial:/dev/none?baud=fast", "expected serial:PORT?baud=NUMBER"),
+        ("serial:/dev/none?format=f32le", "expected serial:PORT?baud=NUMBER"),
+        ("serial:/dev/none?size=2&header=xy", "non-hexadecimal number"),
+        ("serial:/dev/none?size=2&checksum=md5", "`checksum` must be one of none, sum8"),
+    ],
+)
+def test_live_sources_that_are_misspelt(source, said, command):
+    result = command[1](source)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_the_command_hears_a_microphone(command, monkeypatch):

@@ -35,6 +35,8 @@ class Loaded:
         What is known of it from elsewhere.
     constants : dict
         Inputs that never change.
+    others : dict
+        Inputs that come from elsewhere than the source.
     """
 
     stream: BaseStream
@@ -42,6 +44,18 @@ class Loaded:
     metadata: Mapping[str, Any]
     known: Known = field(default_factory=Known)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The model's inputs, by name."""
+        program = self.stream.program
+        return dict(zip(program.input_names, program.inputs, strict=True))
+
+    @property
+    def fed(self) -> dict[str, Any]:
+        """The inputs that the source feeds."""
+        return {name: value for name, value in self.inputs.items() if name not in self.others}
 
     @property
     def sample_rate_hz(self) -> float | None:
@@ -58,7 +72,10 @@ class Loaded:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the numbers that it makes: its labels, or its outputs' names with a number."""
+        """Names of the numbers that it makes: its labels, or its outputs' names with a number.
+
+        One that is taken, or that of the time's column, gets an underscore.
+        """
         labels = list(self.metadata.get("labels") or self.known.labels)
         names: list[str] = []
         program = self.stream.program
@@ -68,7 +85,12 @@ class Loaded:
                 labels = []
             else:
                 names += [name] if value.size == 1 else [f"{name}_{i}" for i in range(value.size)]
-        return names
+        different: dict[str, None] = {"time_s": None}
+        for name in names:
+            while name in different:
+                name += "_"
+            different[name] = None
+        return list(different)[1:]
 
     @property
     def output_shape(self) -> tuple[int, ...]:

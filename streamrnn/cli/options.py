@@ -15,7 +15,17 @@ import typer
 
 from ..errors import FileError
 
-__all__ = ["AsJson", "Constants", "Shapes", "States", "finite", "frames_of", "notes_of", "reading"]
+__all__ = [
+    "AsJson",
+    "Constants",
+    "Shapes",
+    "States",
+    "arrays_of",
+    "finite",
+    "frames_of",
+    "notes_of",
+    "reading",
+]
 
 Shapes = Annotated[
     list[str] | None,
@@ -72,6 +82,26 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def arrays_of(option: str, texts: Sequence[str] | None) -> dict[str, npt.NDArray[Any]]:
+    """Return arrays given as ``NAME=FILE.npy``; nothing is unpickled.
+
+    Raises
+    ------
+    FileError
+        If a file cannot be read as an array.
+    """
+    found = {}
+    for name, path in _pairs(option, texts).items():
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise FileError(f"{option} {name}: cannot read {path} as .npy: {error}") from None
+        if not isinstance(array, np.ndarray):
+            raise FileError(f"{option} {name}: {path} holds several arrays, expected one (.npy)")
+        found[name] = array
+    return found
 
 
 def notes_of(texts: Sequence[str] | None) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import math
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,22 +17,56 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Columns
 
 from ..decode import Hysteresis
-from ..errors import StreamrnnError
-from ..live import EventSink, JsonSink, Meter, Sink, Source, TextSink, Windows, sink_for
+from ..errors import ConfigError, StreamrnnError
+from ..live import (
+    EventSink,
+    JsonSink,
+    Meter,
+    MqttSender,
+    Npy,
+    Npz,
+    Outbox,
+    Sink,
+    Source,
+    Table,
+    TextSink,
+    WebSocketSender,
+    Windows,
+    sink_for,
+)
 from ..live import run as run_frames
+from ..live.buffer import POLICIES
+from ..live.sound import ENCODINGS
 from ..profile import OpTime, profile
-from .model import Loaded, load_model
-from .options import Constants, Shapes, States, reading
+from .model import ENGINES, Loaded, load_model
+from .options import Constants, Shapes, States, arrays_of, reading
 from .picture import Recorded, draw
-from .sources import Choices, Kept, framed, opened
-from .watch import Watch, warnings_shown
+from .sources import Choices, Kept, framed, mqtt_words, opened
+from .watch import Watch, ended_by_signals, warnings_shown
 
 __all__ = ["run"]
 
 PROFILED_FRAMES = 200
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"must be positive, got {value:g}")
+    return value
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    """Return a check that an option is one of these words."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"must be one of {', '.join(known)}, got {value!r}")
+        return value
+
+    return check
 
 
 def run(
@@ -37,8 +74,10 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="A sound file, .npy, .csv, .parquet or a video; - is raw samples on standard "
-            "input; live: mic:NAME, ws://HOST, mqtt://HOST/TOPIC, serial:PORT?baud=115200."
+            help="A sound file, .npy, .npz (an array for each input), .csv, .parquet or a video; "
+            "- is raw samples on standard input; live: mic:NAME, camera:0, ws://HOST, "
+            "mqtt://HOST/TOPIC, serial:PORT?baud=115200 (lines of numbers; packets with "
+            "&size=6&format=f32le&header=aa55&checksum=crc16)."
         ),
     ],
     probs: Annotated[
@@ -55,7 +94,11 @@ def run(
         bool, typer.Option("--json", help="Print a JSON object a line, the last one a summary.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write outputs to a file: .npy, .csv, .wav or .flac.")
+        str | None,
+        typer.Option(
+            help="Write outputs to a file: .npy, .csv, .wav or .flac; or send them, with --events "
+            "events, as JSON lines to mqtt://HOST/TOPIC or ws://HOST."
+        ),
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="Probability from which on an event begins.")
@@ -65,19 +108,27 @@ def run(
     pad_ms: Annotated[float, typer.Option(help="Added to both ends of an event.")] = 30.0,
     hop: Annotated[
         int | None,
-        typer.Option(help="New samples in each frame, where the model's frames overlap."),
+        typer.Option(min=1, help="New samples in each frame, where the model's frames overlap."),
     ] = None,
     model_rate: Annotated[
-        float | None, typer.Option(help="Sample rate in Hz that the model hears.")
+        float | None,
+        typer.Option(callback=_positive, help="Sample rate in Hz that the model hears."),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Sample rate in Hz of raw samples; with a .npy file, makes it samples."),
+        typer.Option(
+            callback=_positive,
+            help="Sample rate in Hz of raw samples; with a .npy file, makes it samples.",
+        ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option(help="Of raw samples and messages: s16le, f32le; text for messages.")
+        str,
+        typer.Option(
+            callback=_one_of(*ENCODINGS, "text"),
+            help="Of raw samples and messages: s16le, f32le; text for messages.",
+        ),
     ] = "s16le",
-    channels: Annotated[int, typer.Option(help="Channels of raw samples.")] = 1,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of raw samples.")] = 1,
     channel: Annotated[str, typer.Option(help="Which channel, from 0, or `mix`.")] = "mix",
     columns: Annotated[
         str | None, typer.Option(help="Columns of a table that are a frame: a,b,c.")
@@ -86,19 +137,62 @@ def run(
         str | None, typer.Option(help="Column of a table that is the time in seconds.")
     ] = None,
     frame_rate: Annotated[
-        float, typer.Option(help="Frames a second of tables and arrays without times.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            callback=_positive,
+            help="Frames a second, where neither times nor samples say it; of tables and arrays 1.",
+        ),
+    ] = None,
+    sensor_rate: Annotated[
+        float | None,
+        typer.Option(
+            callback=_positive,
+            help="Make frames at this rate of those that come at any times (interpolation).",
+        ),
+    ] = None,
+    max_gap: Annotated[
+        float | None,
+        typer.Option(
+            callback=_positive,
+            help="Longest time in seconds without a frame that is bridged; with --sensor-rate 1.",
+        ),
+    ] = None,
+    on_gap: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of("reset", "hold", "interpolate", "raise"),
+            help="In a longer one: reset the model, or hold, interpolate (--sensor-rate), raise.",
+        ),
+    ] = "reset",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="A model's input that does not come from SOURCE, as NAME=FILE.npy: one frame "
+            "that never changes, or one for each frame of SOURCE.",
+        ),
+    ] = None,
     policy: Annotated[
         str,
-        typer.Option(help="When a live source is faster than the model: block or drop_oldest."),
+        typer.Option(
+            callback=_one_of(*POLICIES),
+            help="When a live source is faster than the model, or the model than where outputs are "
+            "sent: block or drop_oldest.",
+        ),
     ] = "block",
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which a silent live source has failed.")
+        float | None,
+        typer.Option(
+            callback=_positive, help="Seconds after which a silent live source has failed."
+        ),
     ] = None,
     retries: Annotated[
-        int, typer.Option(help="Attempts in a row to open a live source again.")
+        int,
+        typer.Option(min=0, help="Attempts in a row to open a live source, or a peer, again."),
     ] = 10,
-    engine: Annotated[str, typer.Option(help="streamrnn or onnxruntime.")] = "streamrnn",
+    engine: Annotated[
+        str, typer.Option(callback=_one_of(*ENGINES), help="streamrnn or onnxruntime.")
+    ] = "streamrnn",
     with_profile: Annotated[
         bool, typer.Option("--profile", help="Show what each op takes of a frame.")
     ] = False,
@@ -109,35 +203,55 @@ def run(
 ) -> None:
     """Run a model on a source, frame by frame as if live.
 
-    Outputs go to stdout or a file; a meter, warnings and a summary to stderr. Exit code 0 at the
-    source's end, 1 if something cannot be opened or breaks off, 2 for wrong options, 130 after
-    Ctrl-C; the summary comes in any case, and what was written so far is whole.
+    Outputs go to stdout, a file or a peer; a meter, warnings and a summary to stderr. Exit code 0
+    at the source's end, 1 if something cannot be opened or breaks off, 2 for wrong options, 130
+    after Ctrl-C, 143 after SIGTERM; the summary comes in any case, and what was written so far is
+    whole.
     """
     choices = Choices(
         rate, encoding, channels, _channel(channel),
         None if columns is None else [name.strip() for name in columns.split(",")],
-        time_column, frame_rate, policy, timeout, retries,
+        time_column, frame_rate, policy, timeout, retries, sensor_rate, max_gap, on_gap,
     )  # fmt: skip
     wishes = _Wishes(probs, events, as_json, out, plot, with_profile)
     rule = {"on": threshold, "min_on_ms": min_on_ms, "min_off_ms": min_off_ms, "pad_ms": pad_ms}
-    if frame_rate <= 0:
-        raise typer.BadParameter(f"must be positive, got {frame_rate:g}", param_hint="--frame-rate")
+    with _blamed("--threshold, --min-on-ms, --min-off-ms, --pad-ms"):
+        Hysteresis(1000.0, **rule)
+    if frame_rate is not None and time_column is not None:
+        raise typer.BadParameter("--time-column says the time", param_hint="--frame-rate")
+    if on_gap in ("hold", "interpolate", "raise") and sensor_rate is None:
+        raise typer.BadParameter(f"{on_gap} needs --sensor-rate", param_hint="--on-gap")
     for read in (model, Path(source)):
-        if out is not None and out.exists() and read.exists() and out.samefile(read):
+        file = None if out is None or _peer(out) else Path(out)
+        if file is not None and file.exists() and read.exists() and file.samefile(read):
             raise typer.BadParameter(f"{out} is what is read", param_hint="--out")
     if with_profile and engine != "streamrnn":
         raise typer.BadParameter("only streamrnn's own ops can be timed", param_hint="--profile")
     with warnings_shown():
         loaded = load_model(model, reading(model, shape, constant, state), engine)
+        loaded.others = arrays_of("--input", beside)
         _announce(model, loaded)
-        raw = opened(source, choices, loaded)
+        if with_profile and len(loaded.inputs) > 1:
+            raise typer.BadParameter("only models with one input", param_hint="--profile")
+        with _blamed("SOURCE"):
+            raw = opened(source, choices, loaded)
         with raw:
             if raw.sample_rate_hz is not None:
                 loaded.hear()
             if model_rate is not None:
                 loaded.metadata = {**loaded.metadata, "sample_rate": model_rate}
-            frames = framed(raw, source, choices, loaded, hop)
-            _go(loaded, frames, wishes, rule, frame_rate)
+            with _blamed():
+                frames = framed(raw, source, choices, loaded, hop)
+            _go(loaded, frames, wishes, rule, choices)
+
+
+@contextmanager
+def _blamed(option: str | None = None) -> Iterator[None]:
+    """Make of an argument that has no meaning an option that has none: exit code 2."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 @dataclass(frozen=True)
@@ -147,41 +261,53 @@ class _Wishes:
     probs: bool
     events: bool
     as_json: bool
-    out: Path | None
+    out: str | None
     plot: Path | None
     profile: bool
 
 
 def _go(
-    model: Loaded, source: Source, wishes: _Wishes, rule: dict[str, float], frame_rate_hz: float
+    model: Loaded, source: Source, wishes: _Wishes, rule: dict[str, float], choices: Choices
 ) -> None:
     """Run, and say what came of it, however it ends."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     meter, code = Meter(), 0
     kept = Kept(source, PROFILED_FRAMES if wishes.profile else 0)
     recorded = Recorded()
-    with kept, ExitStack() as open_things:
-        watch = open_things.enter_context(Watch(console))
-        sinks = _sinks(model, source, wishes, rule, frame_rate_hz)
-        sinks += [recorded] if wishes.plot else []
-        for sink in sinks:
-            open_things.enter_context(sink)
-        try:
-            run_frames(model.stream, kept, sinks, meter, watch)
-        except KeyboardInterrupt:
-            code = 130
-        except BrokenPipeError:  # whoever read has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (OSError, StreamrnnError) as error:  # a full disk, say
-            console.print(str(error), style="red")
-            code = 1
+    reset_after_s = choices.max_gap_s if choices.on_gap == "reset" else None
+    if choices.sensor_rate_hz is not None and choices.on_gap == "reset":
+        reset_after_s = choices.max_gap_s or 1.0
+    try:
+        with ended_by_signals() as ended, kept, ExitStack() as open_things:
+            watch = open_things.enter_context(Watch(console))
+            sinks = _sinks(model, source, wishes, rule, choices, meter, open_things)
+            sinks += [recorded] if wishes.plot else []
+            run_frames(model.stream, kept, sinks, meter, watch, reset_after_s)
+    except KeyboardInterrupt:
+        code = ended.code
+    except BrokenPipeError:  # whoever read has enough
+        _give_up_stdout()
+    except (OSError, StreamrnnError) as error:  # a full disk, say
+        console.print(str(error), style="red")
+        code = 1
+        if isinstance(error, OSError):
+            _give_up_stdout()
     if not meter.frames and not code:
         console.print(f"{source.name}: gave no frame", style="red")
         code = 1
-    _report(model, meter, kept, wishes, console)
+    try:
+        _report(model, meter, kept, wishes, console)
+    except BrokenPipeError:
+        _give_up_stdout()
     if wishes.plot is not None and meter.outputs:
         draw(wishes.plot, recorded, model.columns, meter)
     raise typer.Exit(code)
+
+
+def _give_up_stdout() -> None:
+    """Let what is still to be printed vanish, so that nothing fails once more at the end."""
+    with suppress(io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(model: Loaded, meter: Meter, kept: Kept, wishes: _Wishes, console: Console) -> None:
@@ -199,26 +325,71 @@ def _report(model: Loaded, meter: Meter, kept: Kept, wishes: _Wishes, console: C
 
 
 def _sinks(
-    model: Loaded, source: Source, wishes: _Wishes, rule: dict[str, float], frame_rate_hz: float
-) -> list[Sink]:
-    """Return where outputs go."""
-    windows = _windows(source)
-    clock = model.stream.program.clock
-    period_s = clock.stride / frame_rate_hz
-    rate_hz = None
+    model: Loaded, source: Source, wishes: _Wishes, rule: dict[str, float], choices: Choices,
+    meter: Meter, open_things: ExitStack,
+) -> list[Sink]:  # fmt: skip
+    """Open where outputs go; on the way out what was opened last is closed first."""
+    windows, columns = _windows(source), model.columns
+    stride, rate_hz = model.stream.program.clock.stride, None
     if windows is not None:
-        period_s = clock.stride * windows.hop / windows.rate_hz
-        rate_hz = model.stream.program.output_size / period_s
+        rate_hz = model.stream.program.output_size * windows.rate_hz / (stride * windows.hop)
+    frame_hz = _frame_hz(source, windows, choices)
+
+    def measured(frame_ms: float) -> Hysteresis:
+        return Hysteresis(frame_ms, **rule)
+
+    def events(file: Any, as_json: bool) -> EventSink:
+        known = None if frame_hz is None else measured(1000 * stride / frame_hz)
+        return EventSink(file, columns, known or measured, as_json)
+
     sinks: list[Sink] = []
+    if wishes.out is not None and _peer(wishes.out):
+        outbox = open_things.enter_context(_outbox(wishes.out, choices))
+        meter.others.append(outbox)
+        sinks.append(events(outbox, True) if wishes.events else JsonSink(outbox, columns))
+    elif wishes.out is not None:
+        with _blamed("--out"):
+            sinks.append(sink_for(Path(wishes.out), model.output_shape, columns, rate_hz))
     if wishes.events:
-        hysteresis = Hysteresis(frame_ms=1000 * period_s, **rule)
-        sinks.append(EventSink(sys.stdout, model.columns, hysteresis, wishes.as_json))
-    if wishes.out is not None:
-        sinks.append(sink_for(wishes.out, model.output_shape, model.columns, rate_hz))
+        sinks.append(events(sys.stdout, wishes.as_json))
     if wishes.probs or not sinks:
-        json_sink = JsonSink(sys.stdout, model.columns)
+        json_sink = JsonSink(sys.stdout, columns)
         sinks.append(json_sink if wishes.as_json else TextSink(sys.stdout))
+    for sink in sinks:
+        open_things.enter_context(sink)
     return sinks
+
+
+def _frame_hz(source: Source, windows: Windows | None, choices: Choices) -> float | None:
+    """Return frames a second, as samples or the user say it; None where times do."""
+    if windows is not None:
+        return windows.rate_hz / windows.hop
+    if choices.sensor_rate_hz is not None:
+        return choices.sensor_rate_hz
+    if choices.frame_rate_hz is not None:
+        return choices.frame_rate_hz
+    inner: Source | None = source
+    while inner is not None and not isinstance(inner, (Npy, Npz, Table)):
+        inner = inner.source
+    counted = inner is not None and getattr(inner, "time_column", None) is None
+    return choices.rows_hz if counted else None
+
+
+def _peer(out: str) -> bool:
+    """Whether outputs go over a network."""
+    return out.partition("://")[0] in ("mqtt", "ws", "wss")
+
+
+def _outbox(out: str, choices: Choices) -> Outbox:
+    """Connect to where outputs are sent."""
+    if out.startswith("mqtt"):
+        with _blamed("--out"):
+            host, port, topic = mqtt_words(out)
+        return Outbox(
+            out, lambda: MqttSender(host, topic, port, choices.timeout_s), choices.policy,
+            retries=choices.retries,
+        )  # fmt: skip
+    return Outbox(out, lambda: WebSocketSender(out), choices.policy, retries=choices.retries)
 
 
 def _windows(source: Source | None) -> Windows | None:
@@ -245,8 +416,8 @@ def _channel(text: str) -> int | str:
     return text if text == "mix" else int(text)
 
 
-def _table(times: list[OpTime]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(times: list[OpTime]) -> Columns:
+    table = Columns(box=None, pad_edge=False, header_style="dim")
     for head in ("op", "kind"):
         table.add_column(head, overflow="fold")
     for head in ("µs a frame", "share"):

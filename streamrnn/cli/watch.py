@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -14,7 +18,7 @@ from rich.text import Text
 
 from ..live import Meter
 
-__all__ = ["Watch", "warnings_shown"]
+__all__ = ["Ended", "Watch", "ended_by_signals", "warnings_shown"]
 
 TERMINAL_S, PLAIN_S = 0.25, 10.0
 
@@ -74,3 +78,32 @@ def warnings_shown() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = before
+
+
+@dataclass
+class Ended:
+    """With which exit code a signal ended the command."""
+
+    code: int = 130  # Ctrl-C
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[Ended]:
+    """Let SIGTERM, and the end of the terminal, end what is done as Ctrl-C does: cleanly."""
+    ended = Ended()
+    before: dict[int, Any] = {}
+
+    def end(number: int, frame: object) -> None:
+        ended.code = 128 + number
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

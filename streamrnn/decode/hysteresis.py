@@ -151,6 +151,11 @@ class Hysteresis(Resumable):
         """Whether a segment has begun that has not ended."""
         return self._state.announced
 
+    @property
+    def open_frames(self) -> tuple[int | None, int | None]:
+        """First frames of the segment that is open, or may become one, and of a pause in it."""
+        return self._state.start, self._state.pause
+
     def step(self, p: Any) -> Onset | Segment | None:
         """Take the next frame's probability; return what it brings about, if anything.
 

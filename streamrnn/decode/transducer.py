@@ -8,6 +8,7 @@ prediction network reads it, and the same frame is asked again.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -151,7 +152,8 @@ class TransducerGreedy:
         self.predictor._go_back(s.before)
         inner = self.predictor.snapshot()
         self.predictor._go_back(now)
-        return f"{s.frames} {s.last}\n".encode() + inner
+        body = f"{s.frames} {s.last}\n".encode() + inner
+        return f"{zlib.crc32(body):08x} ".encode() + body
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot.
@@ -162,10 +164,16 @@ class TransducerGreedy:
             If it is none, or of another predictor; the state is as before.
         """
         try:
-            head, inner = snapshot.split(b"\n", 1)
+            checksum, body = snapshot.split(b" ", 1)
+            head, inner = body.split(b"\n", 1)
             frames, last = map(int, head.split())
+            whole = int(checksum, 16) == zlib.crc32(body)
         except (AttributeError, TypeError, ValueError):
-            raise StateError("TransducerGreedy: this is no snapshot of a transducer") from None
+            whole = False
+        if not whole:
+            raise StateError(
+                "TransducerGreedy: this is no snapshot of a transducer, or a damaged one"
+            )
         if frames < 0 or not 0 <= last < self.tokens:
             raise StateError(
                 f"TransducerGreedy: this snapshot's last token is {last} after {frames} frames; "

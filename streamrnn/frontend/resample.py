@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, FrameError
 from ..graph import describe
+from ..resumable import positive
 
 __all__ = ["Resampler"]
 
@@ -47,9 +47,9 @@ class Resampler:
             import soxr
         except ImportError:
             raise ConfigError("Resampler needs soxr: pip install streamrnn[audio]") from None
-        for name, value in (("from_hz", from_hz), ("to_hz", to_hz), ("channels", channels)):
-            if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"Resampler: `{name}` must be a positive number, got {value!r}")
+        positive("Resampler", "from_hz", from_hz)
+        positive("Resampler", "to_hz", to_hz)
+        positive("Resampler", "channels", channels, whole=True)
         if quality not in QUALITIES:
             raise ConfigError(
                 f"Resampler: `quality` must be one of {', '.join(QUALITIES)}, got {quality!r}"

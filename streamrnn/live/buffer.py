@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from ..errors import ConfigError, SourceError
-from .source import Frame, Source, logger
+from ..resumable import positive
+from .source import Counted, Frame, Source, logger
 
 __all__ = ["POLICIES", "Buffered", "Inbox", "Reconnecting"]
 
 POLICIES = ("block", "drop_oldest")
 
+T = TypeVar("T")
 
-class Inbox:
+
+class Inbox(Generic[T]):
     """A queue between the thread that receives frames and the one that reads them.
 
     Parameters
     ----------
-    owner : Source
+    owner : Source or Outbox
         Who counts ``dropped`` and ``stalls``.
     policy : str
         When it is full: ``"block"`` lets the sender wait, ``"drop_oldest"`` drops the frame that
@@ -32,28 +36,29 @@ class Inbox:
     Raises
     ------
     ConfigError
-        If the policy is unknown, or there is no room for a frame.
+        If the policy is unknown, there is no room for a frame, or no time to wait for one.
     """
 
     def __init__(
         self,
-        owner: Source,
+        owner: Counted,
         policy: str = "block",
         capacity: int = 64,
         timeout_s: float | None = None,
     ) -> None:
         if policy not in POLICIES:
             raise ConfigError(f"`policy` must be one of {', '.join(POLICIES)}, got {policy!r}")
-        if capacity < 1:
-            raise ConfigError(f"`capacity` must be at least 1 frame, got {capacity}")
+        positive(owner.name, "capacity", capacity, whole=True)
+        if timeout_s is not None:
+            positive(owner.name, "timeout_s", timeout_s)
         self.owner, self.policy, self.capacity = owner, policy, capacity
         self.timeout_s = timeout_s
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._error: Exception | None = None
 
-    def put(self, frame: Frame) -> bool:
+    def put(self, frame: T) -> bool:
         """Add a frame; return False if nobody wants any more."""
         with self._changed:
             if self.policy == "block":
@@ -74,7 +79,12 @@ class Inbox:
                 self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def frames(self) -> Iterator[Frame]:
+    def left(self) -> int:
+        """Return how many frames wait."""
+        with self._changed:
+            return len(self._waiting)
+
+    def frames(self) -> Iterator[T]:
         """Yield frames as they come.
 
         Raises
@@ -119,7 +129,7 @@ class Buffered(Source):
     ) -> None:
         super().__init__(source.name, source)
         self.sample_rate_hz = source.sample_rate_hz
-        self.inbox = Inbox(self, policy, capacity, timeout_s)
+        self.inbox: Inbox[Frame] = Inbox(self, policy, capacity, timeout_s)
         self._thread = threading.Thread(target=self._pump, name=f"read {self.name}", daemon=True)
 
     def _pump(self) -> None:
@@ -157,6 +167,12 @@ class Reconnecting(Source):
         Attempts in a row without a frame before the error is passed on.
     first_s, longest_s : float
         The first wait before an attempt; each further one is twice as long, up to the longest.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be opened the first time, or too often afterwards. One that comes back with
+        another sample rate has not come back.
     """
 
     def __init__(
@@ -166,6 +182,10 @@ class Reconnecting(Source):
         first_s: float = 0.05,
         longest_s: float = 30.0,
     ) -> None:
+        positive("Reconnecting", "first_s", first_s)
+        positive("Reconnecting", "longest_s", longest_s)
+        if not (isinstance(retries, int) and retries >= 0):
+            raise ConfigError(f"`retries` must be an integer of 0 or more, got {retries!r}")
         first = opener()  # what is wrong from the beginning is said at once
         super().__init__(first.name, first)
         self.sample_rate_hz = first.sample_rate_hz
@@ -178,6 +198,11 @@ class Reconnecting(Source):
         while not self.closed:
             try:
                 self.source = self.source or self._opener()
+                if self.source.sample_rate_hz != self.sample_rate_hz:
+                    raise SourceError(
+                        f"{self.name}: came back with a sample rate of "
+                        f"{self.source.sample_rate_hz} Hz, before it was {self.sample_rate_hz}"
+                    )
                 for frame in self.source:
                     failures = 0
                     yield frame

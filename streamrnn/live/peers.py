@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError, SourceError
+from ..resumable import positive
 from .buffer import Inbox
+from .packets import Packets
 from .sound import ENCODINGS, samples
 from .source import Array, Frame, Source, as_floats, needed, now_s
 
@@ -45,6 +47,11 @@ class _Messages(Source):
         timeout_s: float | None = None,
     ) -> None:
         super().__init__(name)
+        if sample_rate_hz is not None:
+            positive(type(self).__name__, "sample_rate_hz", sample_rate_hz)
+        positive(type(self).__name__, "channels", channels, whole=True)
+        if timeout_s is not None:
+            positive(type(self).__name__, "timeout_s", timeout_s)
         if encoding not in (*ENCODINGS, "text"):
             known = ", ".join((*ENCODINGS, "text"))
             raise ConfigError(f"`encoding` must be one of {known}, got {encoding!r}")
@@ -52,7 +59,7 @@ class _Messages(Source):
         self.channels, self.timeout_s = channels, timeout_s
 
     def frame(self, message: bytes | str) -> Frame | None:
-        """Return a message as a frame that came now; count what cannot be read."""
+        """Return a message as a frame of now; count what cannot be read."""
         try:
             if self.encoding == "text":
                 data = numbers(message)
@@ -165,7 +172,8 @@ class Mqtt(_Messages):
     ) -> None:
         super().__init__(f"mqtt://{host}:{port}/{topic}", **what)
         paho = needed("paho.mqtt.client", "live", self.name)
-        self.topic, self.inbox = topic, Inbox(self, policy, capacity, self.timeout_s)
+        self.topic = topic
+        self.inbox: Inbox[Frame] = Inbox(self, policy, capacity, self.timeout_s)
         self._subscribed = threading.Event()
         self._refused = ""
         self._client: Any = paho.Client(
@@ -219,10 +227,11 @@ class Mqtt(_Messages):
 
 
 class Serial(_Messages):
-    """Lines of numbers from a serial port.
+    """Numbers from a serial port: lines of text, or packets of bytes.
 
     What comes before the first end of a line may be the second half of one: it is dropped,
-    ``half_frames``.
+    ``half_frames``. Bytes between packets are dropped, ``garbage``, and the first part of a packet
+    whose rest does not come, ``half_frames``.
 
     Parameters
     ----------
@@ -231,16 +240,26 @@ class Serial(_Messages):
     baud : int
         Bits in a second.
     timeout_s : float, optional
-        Longest wait for a line.
+        Longest wait for a line or a packet.
+    packets : Packets, optional
+        How numbers are packed; without, they come as text.
 
     Raises
     ------
     SourceError
-        If it cannot be opened; while reading, if it breaks or no line comes in time.
+        If it cannot be opened; while reading, if it breaks or nothing comes in time.
     """
 
-    def __init__(self, port: str, baud: int = 115200, timeout_s: float | None = None) -> None:
-        super().__init__(port, encoding="text", timeout_s=timeout_s)
+    def __init__(
+        self,
+        port: str,
+        baud: int = 115200,
+        timeout_s: float | None = None,
+        packets: Packets | None = None,
+    ) -> None:
+        encoding = "text" if packets is None else packets.encoding
+        super().__init__(port, encoding=encoding, timeout_s=timeout_s)
+        self.packets = packets
         serial = needed("serial", "live", port)
         self._broken = serial.SerialException
         try:
@@ -249,6 +268,32 @@ class Serial(_Messages):
             raise SourceError(f"{port}: cannot open it: {error}") from None
 
     def _read(self) -> Iterator[Frame]:
+        return self._lines() if self.packets is None else self._packets(self.packets)
+
+    def _packets(self, packets: Packets) -> Iterator[Frame]:
+        waiting, skipped = bytearray(), 0
+        try:
+            while (data := self._bytes(packets.length - len(waiting))) is not None:
+                if not data:
+                    self.count("stalls")
+                    raise SourceError(f"{self.name}: no packet for {self.timeout_s:g} s")
+                waiting += data
+                for before, body in packets.found(waiting):
+                    skipped += before
+                    if body and skipped:
+                        self.count("garbage", why=f"{skipped} bytes that are no packet")
+                        skipped = 0
+                    frame = self.frame(body) if body else None
+                    if frame is not None:
+                        yield frame
+        except SourceError:
+            if skipped:
+                self.count("garbage", why=f"{skipped} bytes that are no packet")
+            if waiting:
+                self.count("half_frames", why=f"{len(waiting)} bytes of a packet")
+            raise
+
+    def _lines(self) -> Iterator[Frame]:
         first = True
         while (line := self._line()) is not None:
             if not line.endswith(b"\n"):
@@ -263,18 +308,27 @@ class Serial(_Messages):
 
     def _line(self) -> bytes | None:
         """Return what comes up to an end of a line; None when the source was closed."""
-        try:
-            line: bytes = self._port.read_until(b"\n", MAX_BYTES)
-        except (OSError, TypeError, self._broken) as error:  # TypeError: closed in the meantime
-            if self.closed:
-                return None
-            raise SourceError(f"{self.name}: the connection broke: {error}") from None
-        if self.closed:
+        line = self._got(lambda: self._port.read_until(b"\n", MAX_BYTES))
+        if line is None:
             return None
         if not line.endswith(b"\n") and len(line) < MAX_BYTES:
             self.count("stalls")
             raise SourceError(f"{self.name}: no line for {self.timeout_s:g} s")
         return line
+
+    def _bytes(self, n: int) -> bytes | None:
+        """Return up to n bytes, none if none came in time; None when the source was closed."""
+        return self._got(lambda: self._port.read(n))
+
+    def _got(self, read: Callable[[], bytes]) -> bytes | None:
+        """Return what a read brings; None when the source was closed."""
+        try:
+            data = read()
+        except (OSError, TypeError, self._broken) as error:  # TypeError: closed in the meantime
+            if self.closed:
+                return None
+            raise SourceError(f"{self.name}: the connection broke: {error}") from None
+        return None if self.closed else data
 
     def _close(self) -> None:
         if hasattr(self._port, "cancel_read"):
@@ -316,8 +370,9 @@ class Microphone(Source):
     ) -> None:
         super().__init__(f"microphone {'' if device is None else device}".strip())
         sounddevice = needed("sounddevice", "live", self.name)
-        self.sample_rate_hz = sample_rate_hz
-        self.inbox = Inbox(self, policy, capacity, timeout_s)
+        positive("Microphone", "sample_rate_hz", sample_rate_hz)
+        self.sample_rate_hz = self._rate_hz = sample_rate_hz
+        self.inbox: Inbox[Frame] = Inbox(self, policy, capacity, timeout_s)
         try:
             self._stream: Any = sounddevice.InputStream(
                 samplerate=sample_rate_hz, blocksize=block, device=device, channels=channels,
@@ -330,7 +385,7 @@ class Microphone(Source):
     def _came(self, data: Any, n: int, clock: Any, status: Any) -> None:
         if status.input_overflow:
             self.count("overruns")
-        self.inbox.put(Frame(now_s(), data.copy()))
+        self.inbox.put(Frame(now_s() - n / self._rate_hz, data.copy()))
 
     def _read(self) -> Iterator[Frame]:
         return self.inbox.frames()

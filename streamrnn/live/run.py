@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import FrameError
 from ..stream import BaseStream
 from .sinks import Sink, flat
-from .source import Frame, Source
+from .source import Array, Counted, Frame, Source
 
 __all__ = ["Latencies", "Meter", "run"]
 
@@ -72,6 +72,8 @@ class Meter:
         Of the stream's steps.
     source : Source, optional
         Whose counts are told.
+    others : list
+        Who else counts, such as an :class:`Outbox`.
     """
 
     frames: int = 0
@@ -80,11 +82,13 @@ class Meter:
     last_s: float = math.nan
     latencies: Latencies = field(default_factory=Latencies)
     source: Source | None = None
+    others: list[Counted] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[str]:
-        """What went wrong in the source so far."""
-        return self.source.counts if self.source else Counter()
+        """What went wrong so far."""
+        counts = self.source.counts if self.source else Counter()
+        return sum((other.counts for other in self.others), counts)
 
     @property
     def signal_s(self) -> float:
@@ -137,15 +141,19 @@ def run(
     sinks: Iterable[Sink] = (),
     meter: Meter | None = None,
     watch: Callable[[Meter], None] | None = None,
+    reset_after_s: float | None = None,
 ) -> Meter:
     """Run every frame of a source through a stream and write what comes out.
 
-    Nothing is closed. Whatever ends the loop, the meter says how far it came.
+    An output has the time of the frame that it is about, which came `delay_frames` ago where the
+    model looks ahead. At the source's end as many frames of silence follow (zeros), so that each
+    frame gets its output; not where it broke off. Nothing is closed. Whatever ends the loop, the
+    meter says how far it came.
 
     Parameters
     ----------
     stream : Stream or OnnxStream
-        With one input; frames may be flat.
+        Frames may be flat; those of several inputs are flat and side by side.
     source : Source
         Of frames; samples go through :class:`Windows` first.
     sinks : iterable of Sink
@@ -154,6 +162,9 @@ def run(
         What to count on.
     watch : callable, optional
         Called with the meter after each frame.
+    reset_after_s : float, optional
+        After a longer time without a frame the stream begins anew, ``resets``; by default its
+        state is kept.
 
     Returns
     -------
@@ -167,36 +178,80 @@ def run(
     SourceError
         If the source breaks off.
     """
-    meter, sinks = Meter() if meter is None else meter, tuple(sinks)
+    meter = Meter() if meter is None else meter
     meter.source = source
+    loop = _Loop(stream, source, sinks, meter)
     for frame in source:
-        x = fitted(frame, stream, source.name)
-        before_ns = time.perf_counter_ns()
-        y = stream.step(x)
-        meter.latencies.add(time.perf_counter_ns() - before_ns)
-        meter.first_s = meter.first_s if meter.frames else frame.time_s
-        meter.frames, meter.last_s = meter.frames + 1, frame.time_s
-        if y is not None:
-            meter.outputs += 1
-            for sink in sinks:
-                sink.write(Frame(frame.time_s, flat(y)))
+        silent_s = frame.time_s - meter.last_s
+        if reset_after_s is not None and silent_s > reset_after_s:
+            source.count("resets", why=f"no frame for {silent_s:.3g} s")
+            loop.begin_anew()
+        loop.take(frame)
         if watch is not None:
             watch(meter)
+    loop.finish()
     return meter
 
 
+class _Loop:
+    """A stream, where its outputs go, and the times of the frames that it has not answered yet."""
+
+    def __init__(self, stream: BaseStream, source: Source, sinks: Iterable[Sink], meter: Meter):
+        self.stream, self.source, self.sinks, self.meter = stream, source, tuple(sinks), meter
+        self.delay_frames = stream.program.clock.start
+        self._times_s: deque[float] = deque(maxlen=self.delay_frames + 1)
+        self._last: Array | None = None
+
+    def take(self, frame: Frame) -> None:
+        """Run a frame and write the output that comes with it."""
+        y, meter, self._last = self._step(frame), self.meter, frame.data
+        meter.first_s = meter.first_s if meter.frames else frame.time_s
+        meter.frames, meter.last_s = meter.frames + 1, frame.time_s
+        self._write(y)
+
+    def finish(self) -> None:
+        """Write the outputs of the last frames, which silence follows."""
+        for _ in range(self.delay_frames if self._last is not None else 0):
+            assert self._last is not None
+            self._last = self.source.silence(self._last)
+            self._write(self._step(Frame(math.nan, self._last)))
+
+    def begin_anew(self) -> None:
+        """Finish, and forget what was."""
+        self.finish()
+        self.stream.reset()
+        self._times_s.clear()
+        self._last = None
+
+    def _step(self, frame: Frame) -> Any:
+        x = fitted(frame, self.stream, self.source.name)
+        before_ns = time.perf_counter_ns()
+        y = self.stream.step(x)
+        self.meter.latencies.add(time.perf_counter_ns() - before_ns)
+        self._times_s.append(frame.time_s)
+        return y
+
+    def _write(self, y: Any) -> None:
+        if y is not None:
+            self.meter.outputs += 1
+            for sink in self.sinks:
+                sink.write(Frame(self._times_s[0], flat(y)))
+
+
 def fitted(frame: Frame, stream: BaseStream, who: str) -> Any:
-    """Return a frame's data in the shape and dtype of the model's input."""
-    inputs = stream.program.inputs
-    if len(inputs) > 1:
+    """Return a frame's data in the shapes and dtypes of the model's inputs."""
+    names, inputs = stream.program.input_names, stream.program.inputs
+    if frame.data.size != sum(value.size for value in inputs):
+        shapes = [str(value.shape) for value in inputs]
+        reads = ", ".join(f"{n} {s}" for n, s in zip(names, shapes, strict=True))
         raise FrameError(
-            f"{who}: a source feeds one input, this model has {len(inputs)}: "
-            f"{', '.join(stream.program.input_names)}"
+            f"{who}: gives frames of shape {frame.data.shape}, the model reads "
+            + (f"{reads} side by side" if len(inputs) > 1 else shapes[0])
+            + ": choose columns or channels, or cut samples with `Windows`"
         )
-    (value,) = inputs
-    if frame.data.size != value.size:
-        raise FrameError(
-            f"{who}: gives frames of shape {frame.data.shape}, the model reads {value.shape}: "
-            f"choose columns or channels, or cut samples with `Windows`"
-        )
-    return frame.data.reshape(value.shape).astype(value.dtype, order="C", copy=False)
+    ends = np.cumsum([value.size for value in inputs])
+    parts = [
+        part.reshape(value.shape).astype(value.dtype, order="C", copy=False)
+        for part, value in zip(np.split(frame.data.reshape(-1), ends[:-1]), inputs, strict=True)
+    ]
+    return tuple(parts) if len(parts) > 1 else parts[0]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from ..errors import ConfigError, SourceError
+from ..resumable import positive
 from .source import Array, Frame, needed
 
-__all__ = ["CsvSink", "JsonSink", "NpySink", "Sink", "TextSink", "WavSink", "sink_for"]
+__all__ = ["CsvSink", "JsonSink", "NpySink", "Sink", "TextSink", "WavSink", "Writable", "sink_for"]
 
 S = TypeVar("S", bound="Sink")
 
@@ -31,7 +33,7 @@ class Sink(ABC):
         Parameters
         ----------
         frame : Frame
-            Its time is that of the input frame with which the output came; its data float32
+            Its time is that of the input frame that the output is about; its data float32
             [shape=output shape], several outputs flat and side by side.
         """
 
@@ -50,10 +52,20 @@ class Sink(ABC):
         self.close()
 
 
+class Writable(Protocol):
+    """What lines are written to: a text file, or an :class:`Outbox`."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+
+    def flush(self) -> None:
+        """Let it be seen at once."""
+
+
 class TextSink(Sink):
     """A line for each output: its time, then its numbers."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: Writable) -> None:
         self.file = file
 
     def write(self, frame: Frame) -> None:
@@ -65,77 +77,147 @@ class TextSink(Sink):
 class JsonSink(Sink):
     """A JSON object for each output, a line each: ``time_s``, and each column under its name.
 
-    What is not finite is null.
+    What is not finite is null. Columns must have different names other than ``time_s``.
     """
 
-    def __init__(self, file: TextIO, columns: Sequence[str]) -> None:
-        self.file, self.columns = file, tuple(columns)
+    def __init__(self, file: Writable, columns: Sequence[str]) -> None:
+        self.file, self.columns = file, _different(columns)
 
     def write(self, frame: Frame) -> None:
-        values = [v if math.isfinite(v) else None for v in frame.data.reshape(-1).tolist()]
-        said = {"time_s": frame.time_s, **dict(zip(self.columns, values, strict=True))}
+        values = (frame.time_s, *frame.data.reshape(-1).tolist())
+        known = [v if math.isfinite(v) else None for v in values]
+        said = dict(zip(("time_s", *self.columns), known, strict=True))
         self.file.write(json.dumps(said) + "\n")
         self.file.flush()
 
 
-class CsvSink(Sink):
-    """A row for each output: ``time_s``, then each column under its name."""
+class _Records:
+    """A file of whole records: what a full disk or a signal cuts off is taken back."""
 
-    def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
-        self._file: Any = _writable(path, "w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(("time_s", *columns))
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.size = path, 0
+        try:
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise SourceError(f"cannot write {path}: {error.strerror}") from None
 
-    def write(self, frame: Frame) -> None:
-        self._rows.writerow((f"{frame.time_s:.9g}", *frame.data.reshape(-1)))
+    def add(self, record: bytes) -> None:
+        """Write a record behind the others, or raise SourceError and leave those."""
+        try:
+            written = 0
+            while written < len(record):
+                written += self._file.write(record[written:])
+        except OSError as error:
+            raise SourceError(
+                f"cannot write {self.path}: {error.strerror}; it holds what came before"
+            ) from None
+        self.size += len(record)
 
-    def close(self) -> None:
-        self._file.close()
-
-
-class NpySink(Sink):
-    """An array (T, *output shape), float32, in a ``.npy`` file that grows."""
-
-    def __init__(self, path: str | Path, shape: Sequence[int]) -> None:
-        self.shape, self.frames = tuple(shape), 0
-        self._file: Any = _writable(path, "wb")
-        self._head()
-
-    def _head(self) -> None:
-        """Write the header; numpy leaves room in it for a first axis that grows."""
-        shape = (self.frames, *self.shape)
-        head = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, head)
-
-    def write(self, frame: Frame) -> None:
-        self._file.write(np.ascontiguousarray(frame.data, "<f4").tobytes())
-        self.frames += 1
-
-    def close(self) -> None:
-        if not self._file.closed:
-            self._file.seek(0)
-            self._head()
+    def close(self, head: bytes = b"") -> None:
+        """Cut off what is no whole record, and write another head of the same length."""
+        if self._file.closed:
+            return
+        try:
+            if self._file.seekable():
+                self._file.truncate(self.size)
+                self._file.seek(0)
+                self._file.write(head)
+        except OSError as error:
+            raise SourceError(f"cannot finish {self.path}: {error.strerror}") from None
+        finally:
             self._file.close()
 
 
-class WavSink(Sink):
-    """The numbers of all outputs in a row as sound, float32 (extra ``audio``: soundfile)."""
+class CsvSink(Sink):
+    """A row for each output: ``time_s``, then each column under its name.
 
-    def __init__(self, path: str | Path, sample_rate_hz: float) -> None:
-        soundfile = needed("soundfile", "audio", str(path))
-        if sample_rate_hz != int(sample_rate_hz):
-            raise ConfigError(f"{path}: a file needs a whole sample rate, got {sample_rate_hz:g}")
-        kind = "FLOAT" if Path(path).suffix.lower() == ".wav" else None
-        try:
-            self._file: Any = soundfile.SoundFile(path, "w", int(sample_rate_hz), 1, kind)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise SourceError(f"cannot write {path}: {error}") from None
+    Raises
+    ------
+    SourceError
+        If the file cannot be written; rows before that are whole.
+    ConfigError
+        If two columns have the same name, or one is called ``time_s``.
+    """
+
+    def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
+        names = _different(columns)
+        self._file = _Records(path)
+        self._add(("time_s", *names))
 
     def write(self, frame: Frame) -> None:
-        self._file.write(frame.data.reshape(-1))
+        self._add((f"{frame.time_s:.9g}", *frame.data.reshape(-1)))
 
     def close(self) -> None:
         self._file.close()
+
+    def _add(self, cells: Sequence[Any]) -> None:
+        row = io.StringIO()
+        csv.writer(row).writerow(cells)
+        self._file.add(row.getvalue().encode())
+
+
+class NpySink(Sink):
+    """An array (T, *output shape), float32, in a ``.npy`` file that grows.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be written; after `close` it holds the frames before that.
+    """
+
+    def __init__(self, path: str | Path, shape: Sequence[int]) -> None:
+        self.shape, self.frames = tuple(shape), 0
+        self._file = _Records(path)
+        self._file.add(self._head())
+
+    def _head(self) -> bytes:
+        """Return the header; numpy leaves room in it for a first axis that grows."""
+        shape, head = (self.frames, *self.shape), io.BytesIO()
+        said = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(head, said)
+        return head.getvalue()
+
+    def write(self, frame: Frame) -> None:
+        self._file.add(np.ascontiguousarray(frame.data, "<f4").tobytes())
+        self.frames += 1
+
+    def close(self) -> None:
+        self._file.close(self._head())
+
+
+class WavSink(Sink):
+    """The numbers of all outputs in a row as sound, float32 (extra ``audio``: soundfile).
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be written; after `close` it holds the samples before that.
+    """
+
+    def __init__(self, path: str | Path, sample_rate_hz: float) -> None:
+        soundfile = needed("soundfile", "audio", str(path))
+        positive("WavSink", "sample_rate_hz", sample_rate_hz)
+        if sample_rate_hz != int(sample_rate_hz):
+            raise ConfigError(f"{path}: a file needs a whole sample rate, got {sample_rate_hz:g}")
+        kind = "FLOAT" if Path(path).suffix.lower() == ".wav" else None
+        self.path, self._broken = path, soundfile.LibsndfileError
+        try:
+            self._file: Any = soundfile.SoundFile(path, "w", int(sample_rate_hz), 1, kind)
+        except (OSError, self._broken) as error:
+            raise SourceError(f"cannot write {path}: {error}") from None
+
+    def write(self, frame: Frame) -> None:
+        try:
+            self._file.write(frame.data.reshape(-1))
+        except (OSError, AssertionError, self._broken) as error:  # soundfile asserts that all went
+            why = str(error) or "not all samples were taken"
+            raise SourceError(f"cannot write {self.path}: {why}") from None
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except (OSError, self._broken) as error:
+            raise SourceError(f"cannot finish {self.path}: {error}") from None
 
 
 def sink_for(
@@ -169,8 +251,14 @@ def flat(result: Array | tuple[Array, ...]) -> Array:
     return result
 
 
-def _writable(path: str | Path, mode: str, **options: Any) -> Any:
-    try:
-        return open(path, mode, **options)
-    except OSError as error:
-        raise SourceError(f"cannot write {path}: {error.strerror}") from None
+def _different(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return names of columns; raise ConfigError if two would be one beside ``time_s``."""
+    seen = {"time_s"}
+    for name in columns:
+        if name in seen:
+            raise ConfigError(
+                f"columns beside `time_s` must have different names, got {name!r} in "
+                f"{', '.join(columns)}"
+            )
+        seen.add(name)
+    return tuple(columns)

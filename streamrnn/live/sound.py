@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ConfigError, SourceError
+from ..resumable import positive
 from .source import Array, Frame, Source, needed
 
 __all__ = ["ENCODINGS", "Pcm", "SoundFile", "samples"]
@@ -107,11 +107,9 @@ class Pcm(Source):
         if encoding not in ENCODINGS:
             known = ", ".join(ENCODINGS)
             raise ConfigError(f"`encoding` must be one of {known}, got {encoding!r}")
-        if not (sample_rate_hz > 0 and math.isfinite(sample_rate_hz)) or channels < 1 or block < 1:
-            raise ConfigError(
-                f"`sample_rate_hz`, `channels` and `block` must be positive, got "
-                f"{sample_rate_hz:g}, {channels} and {block}"
-            )
+        positive("Pcm", "sample_rate_hz", sample_rate_hz)
+        positive("Pcm", "channels", channels, whole=True)
+        positive("Pcm", "block", block, whole=True)
         self.sample_rate_hz = sample_rate_hz
         self.file, self.encoding, self.channels, self.block = file, encoding, channels, block
 

@@ -60,8 +60,9 @@ class Frame(NamedTuple):
     Parameters
     ----------
     time_s : float
-        When it began, in seconds from the source's own zero: the beginning of a file, the start of
-        the program for live sources, or what a column of times says.
+        When it began, in seconds from the source's own zero: the beginning of a file, or what a
+        column of times says. Live sources count from the start of the program; of a message, a line
+        or a packet that is when it came.
     data : float32 [shape=frame shape, or (n, channels) where the source has a sample rate]
         One frame, or a block of samples.
     """
@@ -70,7 +71,34 @@ class Frame(NamedTuple):
     data: Array
 
 
-class Source(ABC):
+class Counted:
+    """Whoever counts what goes wrong, and logs it.
+
+    Parameters
+    ----------
+    name : str
+        Who it is, in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong so far, and how often; the package says which words there are."""
+        return Counter(self._counts)
+
+    def count(self, what: str, n: int = 1, why: object = "") -> None:
+        """Count and log; of a thing that goes on happening, every power of ten is logged."""
+        before = self._counts[what]
+        self._counts[what] += n
+        if not before or len(str(before)) < len(str(before + n)):
+            words, reason = what.replace("_", " "), f": {why}" if why else ""
+            logger.warning("%s: %d %s%s", self.name, self._counts[what], words, reason)
+
+
+class Source(Counted, ABC):
     """An iterator of frames: ``for frame in source`` or ``async for frame in source``.
 
     Sources are context managers; after ``close`` they give nothing more. Sources that take another
@@ -85,14 +113,12 @@ class Source(ABC):
         each frame is one of the model's.
     """
 
-    name: str
     sample_rate_hz: float | None = None
 
     def __init__(self, name: str, source: Source | None = None) -> None:
-        self.name = name
+        super().__init__(name)
         self.source = source
         self.closed = False
-        self._counts: Counter[str] = Counter()
         self._frames: Iterator[Frame] | None = None
         self._awaited: asyncio.Future[Frame | None] | None = None
 
@@ -100,7 +126,7 @@ class Source(ABC):
     def _read(self) -> Iterator[Frame]:
         """Yield the frames; raise SourceError where the source breaks off."""
 
-    def _close(self) -> None:  # noqa: B027
+    def _close(self) -> None:
         """Give back what the source holds; called once."""
 
     def __repr__(self) -> str:
@@ -108,16 +134,18 @@ class Source(ABC):
 
     @property
     def counts(self) -> Counter[str]:
-        """What went wrong so far, and how often; the package says which words there are."""
+        """What went wrong so far, here and in the source that this one reads."""
         return self._counts + (self.source.counts if self.source else Counter())
 
-    def count(self, what: str, n: int = 1, why: object = "") -> None:
-        """Count and log; of a thing that goes on happening, every power of ten is logged."""
-        before = self._counts[what]
-        self._counts[what] += n
-        if not before or len(str(before)) < len(str(before + n)):
-            words, reason = what.replace("_", " "), f": {why}" if why else ""
-            logger.warning("%s: %d %s%s", self.name, self._counts[what], words, reason)
+    def silence(self, data: Array) -> Array:
+        """Return the frame that follows another one if nothing more comes: zeros.
+
+        Parameters
+        ----------
+        data : float32 [shape=frame shape]
+            The frame before; where frames overlap, a part of it comes again.
+        """
+        return np.zeros_like(data) if self.source is None else self.source.silence(data)
 
     # Sync ------------------------------------------------------------------------------------
 

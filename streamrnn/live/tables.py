@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import SourceError
+from ..resumable import positive
 from .source import Frame, Source, as_floats, needed
 
-__all__ = ["Csv", "Npy", "Parquet", "Table"]
+__all__ = ["Csv", "Npy", "Npz", "Parquet", "Table"]
 
 
 class Npy(Source):
@@ -38,6 +40,9 @@ class Npy(Source):
         self, path: str | Path, sample_rate_hz: float | None = None, frame_rate_hz: float = 1.0
     ) -> None:
         super().__init__(str(path))
+        positive("Npy", "frame_rate_hz", frame_rate_hz)
+        if sample_rate_hz is not None:
+            positive("Npy", "sample_rate_hz", sample_rate_hz)
         try:
             self._array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -59,6 +64,49 @@ class Npy(Source):
         for at in range(0, len(self._array), 1024):
             block = as_floats(self._array[at : at + 1024])
             yield Frame(at / self.sample_rate_hz, block.reshape(len(block), -1))
+
+
+class Npz(Source):
+    """Frames of several arrays (T, …) in a ``.npz`` file: a frame is one of each, side by side.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; nothing in it is unpickled.
+    names : sequence of str
+        The arrays that are a frame, in this order, flat: a model's inputs.
+    frame_rate_hz : float
+        Frames in a second.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, or does not hold arrays of real numbers with these names and as many
+        frames each.
+    """
+
+    def __init__(self, path: str | Path, names: Sequence[str], frame_rate_hz: float = 1.0) -> None:
+        super().__init__(str(path))
+        positive("Npz", "frame_rate_hz", frame_rate_hz)
+        self.frame_rate_hz = frame_rate_hz
+        try:
+            found = np.load(path, allow_pickle=False)
+            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise SourceError(f"{path}: cannot read it as .npz: {error}") from None
+        fits = arrays.keys() >= set(names) and all(arrays[n].ndim for n in names)
+        lengths = {len(arrays[n]) for n in names} if fits else set()
+        if len(lengths) != 1 or not all(arrays[n].dtype.kind in "iufb" for n in names):
+            held = ", ".join(f"{n} {a.dtype} {a.shape}" for n, a in arrays.items())
+            raise SourceError(
+                f"{path}: expected numbers of shape (T, …) called {', '.join(names)}, got {held}"
+            )
+        self._arrays = [arrays[n] for n in names]
+
+    def _read(self) -> Iterator[Frame]:
+        for t, rows in enumerate(zip(*self._arrays, strict=True)):
+            data = np.concatenate([np.reshape(row, -1) for row in rows])
+            yield Frame(t / self.frame_rate_hz, as_floats(data))
 
 
 class Table(Source):
@@ -89,6 +137,7 @@ class Table(Source):
         frame_rate_hz: float = 1.0,
     ) -> None:
         super().__init__(str(path))
+        positive(type(self).__name__, "frame_rate_hz", frame_rate_hz)
         self.frame_rate_hz, self.time_column = frame_rate_hz, time_column
         found = self._open()
         wanted = [n for n in found if n != time_column] if columns is None else list(columns)

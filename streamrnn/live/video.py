@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, SourceError
-from .source import Frame, Source, needed
+from .source import Frame, Source, needed, now_s
 
-__all__ = ["Video"]
+__all__ = ["Camera", "Video"]
+
+
+CAMERAS = {
+    "linux": ("v4l2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("dshow", "video={}"),
+}
+"""What FFmpeg calls a camera."""
 
 
 class Video(Source):
@@ -65,8 +74,10 @@ class Video(Source):
         for t, picture in enumerate(self._pictures()):
             small = picture.reformat(width=width, height=height, format=kind).to_ndarray()
             data = np.ascontiguousarray(small.reshape(height, width, channels).transpose(2, 0, 1))
-            time_s = float(t) if picture.time is None else float(picture.time)
-            yield Frame(time_s, data.astype(np.float32) / np.float32(255))
+            yield Frame(self._time_s(t, picture), data.astype(np.float32) / np.float32(255))
+
+    def _time_s(self, t: int, picture: Any) -> float:
+        return float(t) if picture.time is None else float(picture.time)
 
     def _pictures(self) -> Iterator[Any]:
         packets = self._file.demux(self._file.streams.video[0])
@@ -85,3 +96,56 @@ class Video(Source):
 
     def _close(self) -> None:
         self._file.close()
+
+
+class Camera(Video):
+    """Pictures of a camera, each at the time when it came (extra ``live``: PyAV).
+
+    Parameters
+    ----------
+    device : str
+        Its number, or what the system calls it: ``"0"`` is ``/dev/video0`` on Linux.
+    height, width, channels
+        As for :class:`Video`.
+
+    Raises
+    ------
+    SourceError
+        If there is no such camera, or PyAV is missing; while reading, if it is unplugged.
+    """
+
+    def __init__(self, device: str, height: int, width: int, channels: int = 3) -> None:
+        known = CAMERAS.get(sys.platform)
+        if known is None:
+            raise SourceError(f"camera {device}: cameras are not known on {sys.platform}")
+        kind, pattern = known
+        path = pattern.format(device) if "/" not in device else device
+        try:
+            super().__init__(path, height, width, channels, input_format=kind)
+        except SourceError as error:
+            raise SourceError(f"camera {device}: cannot open it: {error}") from None
+        self.name = f"camera {device}"
+        self._reading = False
+
+    def _read(self) -> Iterator[Frame]:
+        self._reading = True
+        try:
+            for frame in super()._read():
+                if self.closed:
+                    return
+                yield frame
+        finally:
+            self._file.close()  # by whoever reads, and never while it is read
+
+    def _close(self) -> None:
+        if not self._reading:
+            self._file.close()
+
+    def _time_s(self, t: int, picture: Any) -> float:
+        return now_s()
+
+    def _pictures(self) -> Iterator[Any]:
+        yield from super()._pictures()
+        if self.closed:
+            return
+        raise SourceError(f"{self.name}: the connection broke")

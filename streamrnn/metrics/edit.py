@@ -48,6 +48,8 @@ class EditDistance(Resumable):
     _wanted: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.reference, np.ndarray):  # whose repr leaves out most of a long one
+            self.reference = tuple(self.reference.tolist())
         try:
             distinct = dict.fromkeys(self.reference)
         except TypeError:
