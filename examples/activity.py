@@ -76,15 +76,16 @@ def work(args: command.Arguments) -> None:
         running.run(ps.argmax(1), np.full(len(ps), labels[r]))
         whole.step(ps.mean(0).argmax(), labels[r])
         heard[labels[r]] = xs[r], ps, np.full(len(xs[r]), labels[r])
-    simple = np.array([[*x.mean(0), *x.std(0)] for x in xs])  # the baseline hears all of it first
+    # The baseline hears a whole recording, and compares mean and deviation of every axis.
+    simple = np.array([[*x.mean(0), *x.std(0)] for x in xs])
     centroids = np.array([simple[learn][labels[learn] == k].mean(0) for k in range(7)])
     scaled = (simple[test, None] - centroids) / simple[learn].std(0)
     nearest = np.mean(np.square(scaled).sum(2).argmin(1) == labels[test])
     print(
-        f"Right in {len(test)} recordings: {whole.accuracy:.0%} ({running.accuracy:.0%} on the way)"
+        f"Right: {whole.accuracy:.0%} of {len(test)} recordings, {running.accuracy:.0%} on the way"
     )
     print(f"Nearest centroid: {nearest:.0%}, always the same exercise: {1 / 7:.0%}")
-    print(f"Latency per sample of 20 ms: {command.described(taken, 1 / RATE_HZ)}")
+    print(f"Latency per sample, every fifth decides: {command.described(taken, 1 / RATE_HZ)}")
     shown = map(np.concatenate, zip(*heard.values(), strict=True))
     command.save(drawn(*shown), args.out / "activity.png")
     command.export(model, args.out / "activity.onnx", xs[test[0]][:1000])

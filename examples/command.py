@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,7 @@ __all__ = [
     "figure",
     "film",
     "main",
+    "number",
     "ready",
     "run",
     "save",
@@ -56,14 +59,31 @@ def arguments(text: str | None, trains: bool = False) -> argparse.ArgumentParser
     add("--out", type=Path, metavar="DIR", default=Path("demo"), help="for results (default: demo)")
     if trains:
         add("--quick", action="store_true", help="train for a few seconds only")
-        add("--seed", type=int, default=0, help="of the training, default 0")
+        number(parser, "--seed", 0, 0, 2**32 - 1, "of the training")
     return parser
+
+
+def number(
+    parser: argparse.ArgumentParser, name: str, default: int, low: int, high: int, what: str
+) -> None:
+    """Add an option that takes a whole number from `low` to `high`."""
+
+    def checked(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if low <= int(text) <= high:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"must be from {low} to {high}, got {text!r}")
+
+    said = f"{what}, default {default}"
+    parser.add_argument(name, type=checked, default=default, metavar="N", help=said)
 
 
 def run(work: Callable[[Arguments], None], args: Arguments) -> int:
     """Do the work and return the exit code: 0, 2 where something is amiss, 130 if interrupted."""
     name = Path(sys.modules[work.__module__].__file__ or "").name
     try:
+        for needed in ("matplotlib", "onnxruntime"):  # say it now, not after the training
+            importlib.import_module(needed)
         args.out.mkdir(parents=True, exist_ok=True)
         work(args)
     except KeyboardInterrupt:

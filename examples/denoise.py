@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for bad input, 130 when interrupted."""
     parser = command.arguments(__doc__)
     parser.add_argument("wav", nargs="?", type=Path, help="recording (default: speech in noise)")
-    parser.add_argument("--snr", type=float, default=5, metavar="DB", help="of that, default 5")
+    command.number(parser, "--snr", 5, -40, 40, "of that, in dB")
     return command.run(work, parser.parse_args(argv))
 
 

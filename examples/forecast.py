@@ -46,7 +46,7 @@ def series() -> tuple[Any, Any]:
 
 
 def frames(dates: Any, ppm: Any) -> Any:
-    """Return the change since last week in ppm, and sine and cosine of the season, each week."""
+    """Return each week's change in ppm and season; around 1 as they are, so nothing is scaled."""
     season = 2 * np.pi * (dates - dates.astype("datetime64[Y]")).astype(float) / 365.25
     return np.stack([np.diff(ppm, prepend=ppm[0]), np.sin(season), np.cos(season)], 1).astype("f4")
 

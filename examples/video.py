@@ -73,9 +73,9 @@ def work(args: command.Arguments) -> None:
     """Do what the command line says."""
     file, epochs = args.out / "ball.mp4", 10 if args.quick else 30
     learn, stop, (_, later, now) = films(1, 200), films(2, 50), films(3, 10)
+    command.film(file, pictures(now.flatten(0, 1), 4 * SIZE).numpy(), RATE_HZ)
     network = fit(Network, loss, learn, stop, epochs, args.seed)
     model = sr.from_torch(network, learn[0][:1, :2])
-    command.film(file, pictures(now.flatten(0, 1), 4 * SIZE).numpy(), RATE_HZ)
     stream, taken = command.ready(model), live.Latencies()
     with live.Video(file, SIZE, SIZE, channels=1) as source:
         seen = np.array([frame.data[0] for frame in source])

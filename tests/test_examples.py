@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -304,3 +305,39 @@ def test_what_is_amiss_is_said_in_a_line(
     (tmp_path / "file").write_text("in the way")
     assert command.main(lambda args: None, "")(["--out", str(tmp_path / "file")]) == 2
     assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("denoise", ["--snr", "nan"], "argument --snr: must be from -40 to 40, got 'nan'"),
+        ("denoise", ["--snr", "-41"], "argument --snr: must be from -40 to 40, got '-41'"),
+        ("video", ["--seed", "-1"], "argument --seed: must be from 0 to 4294967295, got '-1'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    name: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name in TRAINED:
+        pytest.importorskip("torch")
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(name).main(arguments)
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupt_while_it_trains_is_no_traceback(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    code = "import os, signal, video\n"
+    code += "video.fit = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+    code += "raise SystemExit(video.main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "video.py: interrupted\n")
