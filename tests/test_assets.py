@@ -202,6 +202,10 @@ def test_the_default_folder_is_the_users_cache(
         (assets.silero_onnx, 1289603),
         (assets.speech_wav, 960104),
         (assets.speech_rttm, 596),
+        (lambda: assets.dtln_onnx(1), 1458237),
+        (lambda: assets.dtln_onnx(2), 2510010),
+        (assets.watch_npy, 18118091),
+        (assets.co2_csv, 33974),
     ],
 )
 def test_the_published_files_are_the_pinned_ones(
