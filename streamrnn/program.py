@@ -136,6 +136,7 @@ class Lowering:
     _node: Node | None = None
     _owner: str = ""
     _owners: list[str] = field(default_factory=list)
+    _work: list[int] = field(default_factory=list)
 
     # For ops ---------------------------------------------------------------------------------
 
@@ -206,8 +207,10 @@ class Lowering:
 
         ``Scratch`` operands are locations, and ``name_step`` is filled in from the location
         `name`. ``Frames`` and ``Index`` operands are locations too, whose clock is meant; ``T``
-        defaults to that of the op's first input.
+        defaults to that of the op's first input. ``work``, the multiplications of a frame, may be
+        said of kernels that threads can share: little work is not split.
         """
+        work = operands.pop("work", 0)
         for name, kind in kernel.parameters.items():
             if name.endswith("_step") and name not in operands:
                 operands[name] = operands[name.removesuffix("_step")].step
@@ -225,6 +228,7 @@ class Lowering:
                 operand.place.last = len(self._rows)
         self._rows.append((kernel, operands))
         self._owners.append(self._owner)
+        self._work.append(work)
 
     # For the program -------------------------------------------------------------------------
 
@@ -302,6 +306,8 @@ class Program:
         Frames that go through the tape at once, at most.
     owners : tuple of str
         For each row of the tape the name of its op.
+    work : tuple of int
+        For each row its multiplications a frame, where an op has said so.
 
     Raises
     ------
@@ -346,6 +352,7 @@ class Program:
             self.weights[offset : offset + stored.size] = stored.view(np.float32)
         self.weights.flags.writeable = False
         self.owners = tuple(low._owners)
+        self.work = tuple(low._work)
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
         self.tape = np.zeros((len(low._rows), ROW), np.int64)
         for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):

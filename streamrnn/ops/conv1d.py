@@ -15,9 +15,21 @@ import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import Clock, Shape
+from ..kernels.member import leads, meet, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Index, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.tape import (
+    Frames,
+    Index,
+    Member,
+    Scratch,
+    Size,
+    State,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -53,20 +65,25 @@ def convolve(
     y_step: int,
     w: Pointer,
     O: int,
+    me: Member,
 ) -> None:
     """T outputs; each sees ``taps`` rows of C numbers from where it begins, ``window_step`` apart.
 
-    ``w`` holds the groups one after another; each output needs room for a vector beyond O.
+    ``w`` holds the groups one after another; each output needs room for a vector beyond O. A vector
+    may reach into the next group's outputs, so one member makes all groups, one after another.
     """
     width, out = C // groups, O // groups
     packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
     pieces, piece, hop = taps, width, dilation * C
     if groups == 1 and dilation == 1:  # the taps lie side by side
         pieces, piece, hop = 1, taps * C, 0
-    for g in range(groups):
-        source, sums, result = at(window, g * width), at(bias, g * out), at(y, g * out)
-        weight = at(w, g * packed)
-        affine(T, source, window_step, pieces, hop, piece, sums, 0, result, y_step, weight, out)
+    if groups == 1:
+        share_affine(me, T, window, window_step, pieces, hop, piece, bias, 0, y, y_step, w, O)
+    elif leads(me):
+        for g in range(groups):
+            source, sums, result = at(window, g * width), at(bias, g * out), at(y, g * out)
+            weight = at(w, g * packed)
+            affine(T, source, window_step, pieces, hop, piece, sums, 0, result, y_step, weight, out)
 
 
 @kernel
@@ -91,11 +108,14 @@ def conv1d(
     stride: Size,
     lookahead: Size,
     memory: Size,
+    me: Member,
 ) -> None:
     """``memory`` past frames are kept; ``index`` frames and ``first`` outputs came before."""
-    remember(T, x, x_step, window, past, C, memory)
+    if leads(me):
+        remember(T, x, x_step, window, past, C, memory)
+    meet(me)
     begin = at(window, (stride * first + lookahead - index) * C)
-    convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
+    convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O, me)
 
 
 @kernel
@@ -285,7 +305,8 @@ class Conv1d(Op):
             tape.emit(conv1d_depthwise, **operands, w=tape.weight(lanes_of_taps), P=P)
         else:
             w = pack_groups(tape, taps_first(weight), self.groups)
-            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups)
+            work = weight.size if self.groups == 1 else 0
+            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups, work=work)
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.member import copy_share, meet, share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.tape import Frames, Member, Scratch, Size, State, Weights, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -41,12 +43,15 @@ def gru_frame(
     w_hh: Pointer,
     b_hh: Pointer,
     H: int,
+    me: Member,
 ) -> None:
     """``gate`` holds W_ih x + b_ih of r, z, n; ``hidden`` takes W_hh h + b_hh."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
-    for u in range(0, H, L):
+    share_affine(me, 1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+    meet(me)
+    first, stop = share(me, P // L)
+    for u in range(first * L, stop * L, L):
         r = sigmoid(load(gate, u) + load(hidden, u))
         z = sigmoid(load(gate, P + u) + load(hidden, P + u))
         n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
@@ -70,18 +75,21 @@ def gru_cell(
     b_hh: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
+        if t > 0:
+            meet(me)
         after = at(y, t * y_step)
-        gru_frame(at(gates, t * gates_step), before, after, hidden, w_hh, b_hh, H)
+        gru_frame(at(gates, t * gates_step), before, after, hidden, w_hh, b_hh, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @kernel
@@ -109,7 +117,7 @@ def gru_step(
     affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
         gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        gru_frame(gate, before, after, hidden, w_hh, b_hh, H)
+        gru_frame(gate, before, after, hidden, w_hh, b_hh, H, alone())
 
 
 @helper
@@ -121,16 +129,22 @@ def gru_frame_reset_before(
     w_rz: Pointer,
     w_n: Pointer,
     H: int,
+    me: Member,
 ) -> None:
     """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
     L = lanes()
     P = (H + L - 1) // L * L
     candidate = at(gate, 2 * P)
-    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
-    for u in range(0, H, L):
+    first, stop = share(me, P // L)
+    meet(me)
+    share_affine(me, 1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
+    meet(me)
+    for u in range(first * L, stop * L, L):
         store(reset, u, sigmoid(load(gate, u)) * load(before, u))
-    affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
-    for u in range(0, H, L):
+    meet(me)
+    share_affine(me, 1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
+    meet(me)
+    for u in range(first * L, stop * L, L):
         z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
         store(after, u, flush(fma(z, load(before, u) - n, n)))
 
@@ -152,18 +166,19 @@ def gru_cell_reset_before(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset before the product; ``reset`` takes r * h of one frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        gru_frame_reset_before(at(gates, t * gates_step), before, after, reset, w_rz, w_n, H)
+        gru_frame_reset_before(at(gates, t * gates_step), before, after, reset, w_rz, w_n, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @kernel
@@ -191,7 +206,7 @@ def gru_step_reset_before(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
         gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        gru_frame_reset_before(gate, before, after, reset, w_rz, w_n, H)
+        gru_frame_reset_before(gate, before, after, reset, w_rz, w_n, H, alone())
 
 
 @dataclass(eq=False)
@@ -257,6 +272,7 @@ class GRUCell(Cell):
             "w_ih": tape.matrix(w["weight_ih"], 3),
             "I": self.input_size,
             "H": H,
+            "work": 3 * H * (self.input_size + H),
         }
         if self.reset_after:
             tape.emit(

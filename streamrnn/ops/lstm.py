@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.member import copy_share, meet, share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.tape import Frames, Member, Scratch, Size, State, Weights, copy, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -42,12 +44,15 @@ def lstm_frame(
     new_c: Pointer,
     w_hh: Pointer,
     H: int,
+    me: Member,
 ) -> None:
     """``gate`` holds W_ih x + b of i, f, g, o; ``after`` and ``new_c`` become the new states."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
-    for u in range(0, H, L):
+    share_affine(me, 1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+    meet(me)
+    first, stop = share(me, P // L)
+    for u in range(first * L, stop * L, L):
         i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
         g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
         memory = flush(fma(f, load(c, u), i * g))
@@ -71,18 +76,21 @@ def lstm_cell(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
+        if t > 0:
+            meet(me)
         after = at(y, t * y_step)
-        lstm_frame(at(gates, t * gates_step), before, c, after, c, w_hh, H)
+        lstm_frame(at(gates, t * gates_step), before, c, after, c, w_hh, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @kernel
@@ -112,7 +120,7 @@ def lstm_step(
     for t in range(T):
         after = at(y, t * y_step)
         gate, before, old_c = at(gates, t * gates_step), at(h, t * h_step), at(c, t * c_step)
-        lstm_frame(gate, before, old_c, after, new_c, w_hh, H)
+        lstm_frame(gate, before, old_c, after, new_c, w_hh, H, alone())
         copy(H, new_c, at(after, H))
 
 
@@ -183,6 +191,7 @@ class LSTMCell(Cell):
             **tape.shared(packed),
             I=self.input_size,
             H=self.hidden_size,
+            work=4 * self.hidden_size * (self.input_size + self.hidden_size),
         )
         return y
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, relu, tanh
+from ..kernels.member import copy_share, meet, share_affine, share_outputs
 from ..kernels.product import affine
 from ..kernels.simd import at, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.tape import Frames, Member, Scratch, Size, State, Weights, helper, kernel
 from .cell import Cell, Stack
 from .op import Array, Arrays
 
@@ -29,14 +31,17 @@ __all__ = ["RNN", "RNNCell"]
 
 
 @helper
-def rnn_frame(before: Pointer, after: Pointer, w_hh: Pointer, H: int, rectify: int) -> None:
+def rnn_frame(
+    before: Pointer, after: Pointer, w_hh: Pointer, H: int, rectify: int, me: Member
+) -> None:
     """``after`` holds W_ih x + b, and becomes the new state."""
-    affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+    share_affine(me, 1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+    first, stop = share_outputs(me, H)
     if rectify:
-        for u in range(0, H, lanes()):
+        for u in range(first, stop, lanes()):
             store(after, u, flush(relu(load(after, u))))
     else:
-        for u in range(0, H, lanes()):
+        for u in range(first, stop, lanes()):
             store(after, u, flush(tanh(load(after, u))))
 
 
@@ -54,16 +59,18 @@ def rnn_cell(
     I: Size,
     H: Size,
     rectify: Size,
+    me: Member,
 ) -> None:
     """T steps; the sums are made in ``y`` itself."""
-    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        rnn_frame(before, after, w_hh, H, rectify)
+        rnn_frame(before, after, w_hh, H, rectify, me)
+        meet(me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @kernel
@@ -85,7 +92,7 @@ def rnn_step(
     """The bare step: the state comes with the frame."""
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     for t in range(T):
-        rnn_frame(at(h, t * h_step), at(y, t * y_step), w_hh, H, rectify)
+        rnn_frame(at(h, t * h_step), at(y, t * y_step), w_hh, H, rectify, alone())
 
 
 @dataclass(eq=False)
@@ -150,6 +157,7 @@ class RNNCell(Cell):
             I=self.input_size,
             H=self.hidden_size,
             rectify=int(self.nonlinearity == "relu"),
+            work=self.hidden_size * (self.input_size + self.hidden_size),
         )
         return y
 
