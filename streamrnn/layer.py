@@ -181,7 +181,8 @@ class Layer:
             as it was), ``"propagate"`` (compute with it) or ``"hold"`` (use the last good frame).
         threads : int
             Threads that share the work of each step, from 1 to 64; results are the same, bit for
-            bit. It pays for layers with hundreds of units, and no further than there are cores.
+            bit. They pay from about 100 units a layer on, no further than there are cores, and
+            where steps follow each other: helpers that have gone to sleep take 0.1 ms to wake.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from .frames import checked_input, checked_out
 from .graph import Clock, Shape, Value, describe
 from .kernels import tape
 from .kernels.tape import HOLD, MISMATCH, NONFINITE, PROPAGATE, RAISE, advance
-from .kernels.team import Walk, check_threads
+from .kernels.team import Walk, check_threads, split_forms
 from .program import StateSlot, aligned
 from .state import SNAPSHOT_VERSION, StateView, checked_state, read_snapshot
 
@@ -383,8 +383,11 @@ class Stream(BaseStream):
         plan[tape.HELD] = self._held.ctypes.data
         self._plan_table = plan
         self._plan = int(plan.ctypes.data)
-        self._walk = Walk(program, plan, self.threads) if self.threads > 1 else None
-        self._advance = self._walk.advance if self._walk else advance()
+        self._walk: Walk | None = None
+        self._advance = advance()
+        if self.threads > 1 and any(forms := split_forms(program)):
+            self._walk = Walk(program.tape, forms, plan, self.threads)
+            self._advance = self._walk.advance
         # A faster path of `step`, for one index in.
         (x, *others), y = program.inputs, program.outputs[0]
         token = x.dtype == "int64" and x.shape == () and len(y.shape) == 1

@@ -29,7 +29,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +41,26 @@ from .atomic import add, call_job, call_split, read, swap, write
 from .cache import KernelCache
 from .member import EXPECTED, GIVE_WAY, LINE, MEETINGS, PART, PARTS, SPINS, meet, wait
 from .simd import at, call, floats, ints
-from .tape import _OPTIONS, ROW, Kernel, Size, advance, helper, kernel
+from .tape import (
+    _OPTIONS,
+    FRAMES,
+    ROW,
+    ROWS,
+    SCRATCH,
+    STATE,
+    TAPE,
+    WEIGHTS,
+    Kernel,
+    Size,
+    advance,
+    helper,
+    kernel,
+)
 
-__all__ = ["MAX_THREADS", "Team", "Walk", "check_threads", "together"]
+if TYPE_CHECKING:
+    from ..program import Program
+
+__all__ = ["MAX_THREADS", "Team", "Walk", "check_threads", "split_forms", "together"]
 
 MAX_THREADS = 64
 """Most members of a team: one bit each of a word."""
@@ -54,11 +71,11 @@ AWAKE, ASLEEP, TAKEN, GO, DONE, STOPPED = range(6)
 WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
 SLEEPERS, MEMBERS, OTHERS, ENOUGH = range(4)
 
-PATIENCE = 4000
-"""Looks at a word, with a pause after each, before a thread gives way: about 50 microseconds."""
+PATIENCE = 500
+"""Looks at a word, with a pause after each, before a thread gives way: some 50 microseconds."""
 
-YIELDS = 100
-"""Looks of a member without work, giving way after each, before it goes to sleep."""
+YIELDS = 200
+"""Looks at a word, giving way after each, before a member goes to sleep, or is not waited for."""
 
 
 @helper
@@ -71,8 +88,8 @@ def together(team: Any, job: int, argument: int) -> int:
     mine, parts, spins = 0, 1, 0
     for k in range(1, team[MEMBERS]):
         member = at(team, k * LINE)
-        while read(member, WORD) == ASLEEP and spins < enough + YIELDS:
-            wait(spins, enough, other)
+        while read(member, WORD) == ASLEEP and spins < YIELDS:
+            wait(spins, 0, other)  # it may have to run on this very core first
             spins += 1
         if swap(member, WORD, AWAKE, TAKEN):
             member[JOB_PART] = parts
@@ -331,8 +348,8 @@ _COUNTER, _CARDS = 1, 2
 SPLIT, MEET = 1, 2
 """Kinds of a row: all members run it; they meet before it."""
 
-WORTH = 1 << 14
-"""Multiplications a frame from which on a row is split: two meetings take about as long."""
+WORTH = 1 << 15
+"""Multiplications a frame from which on a row is split; below, meeting costs more than it saves."""
 
 _JOB = types.void(*[types.int64] * 3)
 
@@ -374,47 +391,50 @@ def walk_together(team: Size, job: Size, walk: Size) -> None:
     table[W_JOINED] += together(ints(team), job, walk) - 1
 
 
+def split_forms(program: Program) -> list[Kernel | None]:
+    """Return, for each row of a program's tape, the form that is worth sharing, or None."""
+    kernels = {kernel.address: kernel for kernel in program.kernels}
+    rows = zip(program.tape[:, 0], program.work, strict=True)
+    return [kernels[int(address)].split if work >= WORTH else None for address, work in rows]
+
+
 class Walk:
     """A stream's tape, to be walked by a team.
 
     Parameters
     ----------
-    program : Program
-        What to run.
+    tape : int64 [shape=(rows, ROW)]
+        The program's.
+    forms : list of Kernel or None
+        What :func:`split_forms` says of its rows.
     plan : int64 [shape=(PLAN_SIZE,)]
         The stream's plan; its tape becomes one row, which calls the team.
     threads : int
         Members of the team.
     """
 
-    def __init__(self, program: Any, plan: Any, threads: int) -> None:
-        from . import tape
-
+    def __init__(self, tape: Any, forms: list[Kernel | None], plan: Any, threads: int) -> None:
         self.team = Team.of(threads)
-        self._tape = program.tape.copy()
-        self._kinds = np.zeros(len(self._tape), np.int64)
-        by_address = {k.address: k for k in program.kernels}
-        before = 0
-        for r, work in enumerate(program.work):
-            split: Kernel | None = by_address[int(self._tape[r, 0])].split
-            kind = SPLIT if split is not None and work >= WORTH else 0
-            if split is not None and kind:
-                self._tape[r, 0] = split.address
-            self._kinds[r] = kind | (MEET if kind or before else 0)
-            before = kind
+        self._tape = tape.copy()
+        self._kinds = np.zeros(len(tape), np.int64)
+        for r, form in enumerate(forms):
+            if form is not None:
+                self._tape[r, 0] = form.address
+                self._kinds[r : r + 2] |= MEET
+                self._kinds[r] |= SPLIT
         self._table = _words(_CARDS + threads)
         table = self._table
         table[W_TAPE], table[W_ROWS] = self._tape.ctypes.data, len(self._tape)
         table[W_KINDS] = self._kinds.ctypes.data
-        table[W_WEIGHTS], table[W_STATE] = plan[tape.WEIGHTS], plan[tape.STATE]
-        table[W_SCRATCH], table[W_FRAMES] = plan[tape.SCRATCH], plan[tape.FRAMES]
+        table[W_WEIGHTS], table[W_STATE] = plan[WEIGHTS], plan[STATE]
+        table[W_SCRATCH], table[W_FRAMES] = plan[SCRATCH], plan[FRAMES]
         for k in range(threads):
             card = table[(_CARDS + k) * LINE :]
             card[MEETINGS] = table.ctypes.data + 8 * _COUNTER * LINE
             card[GIVE_WAY], card[SPINS] = self.team._lines[OTHERS], self.team._lines[ENOUGH]
         operands = [self.team.address, int(_walk_job().address), int(table.ctypes.data)]
         self._row = np.array(walk_together.row(operands), np.int64)
-        plan[tape.TAPE], plan[tape.ROWS] = self._row.ctypes.data, 1
+        plan[TAPE], plan[ROWS] = self._row.ctypes.data, 1
         self._advance = advance()
 
     @property
