@@ -172,7 +172,7 @@ class Layer:
             kept = self.__dict__["_program"] = (Changes.count, contents, program)
         return kept[2]
 
-    def stream(self, on_nonfinite: str = "raise") -> Stream:
+    def stream(self, on_nonfinite: str = "raise", threads: int = 1) -> Stream:
         """Return a new stream of this layer; its state begins at the initial state.
 
         Parameters
@@ -180,32 +180,38 @@ class Layer:
         on_nonfinite : str
             What to do with a frame that holds a NaN or an infinity: ``"raise"`` (the state stays
             as it was), ``"propagate"`` (compute with it) or ``"hold"`` (use the last good frame).
+        threads : int
+            Threads that share the work of each step, from 1 to 64; results are the same, bit for
+            bit. They pay from about 100 units a layer on, no further than there are cores, and
+            where steps follow each other: helpers that have gone to sleep take 0.1 ms to wake.
 
         Raises
         ------
         ConfigError
-            If the policy is none of the three.
+            If the policy is none of the three, or `threads` is out of range.
         """
         from .stream import Stream
 
-        return Stream(self.program(), on_nonfinite)
+        return Stream(self.program(), on_nonfinite, threads)
 
-    def pool(self, on_nonfinite: str = "raise") -> Pool:
+    def pool(self, on_nonfinite: str = "raise", threads: int = 1) -> Pool:
         """Return an empty pool: many streams of this layer that take their steps together.
 
         Parameters
         ----------
         on_nonfinite : str
             As for :meth:`stream`.
+        threads : int
+            Threads that share the streams of a step, from 1 to 64.
 
         Raises
         ------
         ConfigError
-            If the policy is none of the three.
+            If the policy is none of the three, or `threads` is out of range.
         """
         from .pool import Pool
 
-        return Pool(self.program(), on_nonfinite)
+        return Pool(self.program(), on_nonfinite, threads)
 
     @property
     def _stream(self) -> Stream:

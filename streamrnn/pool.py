@@ -12,8 +12,9 @@ from .errors import ConfigError, FrameError, NonFiniteError, StreamError
 from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Shape, describe
 from .kernels import pool as loop
-from .kernels.pool import SLOT_BITS, advance_pool, check_pool
-from .kernels.tape import MISMATCH, NONFINITE
+from .kernels.pool import SLOT_BITS, advance_pool, check_pool, pool_job
+from .kernels.tape import MISMATCH, NONFINITE, ROW
+from .kernels.team import Team, check_threads
 from .program import LINE, aligned, whole
 from .stream import POLICIES, BaseStream, Result, check_policy
 
@@ -44,6 +45,8 @@ class Pool:
         The compiled model.
     on_nonfinite : str
         ``"raise"``, ``"propagate"`` or ``"hold"``, see :meth:`Layer.stream`.
+    threads : int
+        Threads that share the streams of a step, from 1 to 64; results are the same, bit for bit.
 
     Attributes
     ----------
@@ -53,11 +56,12 @@ class Pool:
     Raises
     ------
     ConfigError
-        If `on_nonfinite` is none of the three.
+        If `on_nonfinite` is none of the three, or `threads` is out of range.
     """
 
-    def __init__(self, program: Program, on_nonfinite: str = "raise") -> None:
+    def __init__(self, program: Program, on_nonfinite: str = "raise", threads: int = 1) -> None:
         check_policy(on_nonfinite)
+        self.threads = check_threads(threads)
         self.program = program
         self.on_nonfinite = on_nonfinite
         self.due = np.zeros(0, np.bool_)
@@ -71,14 +75,23 @@ class Pool:
         self._free: list[int] = []
         self._members: dict[int, None] = {}  # ids, in the order of joining
         self._order: Ids | None = None
-        self._scratch = aligned(made.scratch_size)
         clocks, group = len(program.clocks), made.group
-        self._tables = np.zeros(4 * clocks + 4 * clocks * group + loop.HOW, np.int64)
+        # One for each thread.
+        self._scratch = [aligned(made.scratch_size) for _ in range(self.threads)]
+        tables = 4 * clocks + 4 * clocks * group + ROW
+        self._tables = [np.zeros(tables, np.int64) for _ in range(self.threads)]
+        self._rooms = np.array(
+            [
+                (scratch.ctypes.data, table.ctypes.data)
+                for scratch, table in zip(self._scratch, self._tables, strict=True)
+            ],
+            np.int64,
+        )
         plan = self._plan = np.zeros(loop.PLAN_SIZE, np.int64)
+        plan[loop.ROOMS] = self._rooms.ctypes.data
         plan[loop.TAPE], plan[loop.ROWS] = made.tape.ctypes.data, len(made.tape)
         plan[loop.HOW_TABLE] = made.how.ctypes.data
         plan[loop.WEIGHTS] = program.weights.ctypes.data
-        plan[loop.SCRATCH] = self._scratch.ctypes.data
         plan[loop.CLOCKS] = clocks
         plan[loop.CLOCK_TABLE] = program.clocks.ctypes.data
         plan[loop.GROUP] = group
@@ -89,8 +102,9 @@ class Pool:
         plan[loop.OUTPUT_CLOCK] = program.output_clock
         plan[loop.POLICY] = POLICIES[on_nonfinite]
         plan[loop.HELD] = self._held
-        plan[loop.TABLES] = self._tables.ctypes.data
         self._check, self._advance = check_pool(), advance_pool()
+        self._team = Team.of(self.threads) if self.threads > 1 else None
+        self._job = int(pool_job().address) if self._team else 0
         # The shapes of a row, where there is one input, of float32, and one output.
         one = len(program.inputs) == len(program.outputs) == 1
         plain = one and program.inputs[0].dtype == "float32"
@@ -250,10 +264,13 @@ class Pool:
         chosen = self.ids if ids is None else self._checked_ids(ids)
         if len(self.due) != len(chosen):
             self.due = np.zeros(len(chosen), np.bool_)
-        if out is not None and self._plain(batch, self._x_shape, len(chosen)):
-            if self._plain(out, self._y_shape, len(chosen)) and not np.may_share_memory(batch, out):
-                self._run(chosen, batch.reshape(-1), out.reshape(-1), self.due)
-                return out  # type: ignore[no-any-return]
+        if (
+            self._plain(batch, self._x_shape, len(chosen))
+            and self._plain(out, self._y_shape, len(chosen))
+            and not np.may_share_memory(batch, out)
+        ):
+            self._run(chosen, batch.reshape(-1), out.reshape(-1), self.due)
+            return out  # type: ignore[no-any-return]
         return self._checked(batch, chosen, out)
 
     @staticmethod
@@ -304,7 +321,13 @@ class Pool:
         wrong = self._check(plan, ids, x, y, due)
         if wrong:
             self._refuse(wrong, ids)
-        self._advance(plan, 0, len(ids), ids, x, y, due)
+        if self._team is None or len(ids) <= self._plan[loop.GROUP]:
+            self._advance(plan, ids, x, y, due)
+            return
+        self._plan[loop.IDS], self._plan[loop.COUNT] = ids.ctypes.data, len(ids)
+        self._plan[loop.X], self._plan[loop.Y] = x.ctypes.data, y.ctypes.data
+        self._plan[loop.DUE], self._plan[loop.NEXT] = due.ctypes.data, 0
+        self._team.run(self._job, plan)
 
     def _refuse(self, wrong: int, ids: Ids) -> NoReturn:
         assert wrong != MISMATCH

@@ -145,6 +145,7 @@ class Lowering:
     _node: Node | None = None
     _owner: str = ""
     _owners: list[str] = field(default_factory=list)
+    _work: list[int] = field(default_factory=list)
 
     # For ops ---------------------------------------------------------------------------------
 
@@ -215,17 +216,19 @@ class Lowering:
         value = self._node.value
         return self._new(value.shape, _Place(whole(value.size + spare, LINE), value.clock))
 
-    def emit(self, kernel: Kernel, pool: Any = None, **operands: Any) -> None:
+    def emit(self, kernel: Kernel, **operands: Any) -> None:
         """Append a row: a call of `kernel`.
 
         ``Scratch`` operands are locations, and ``name_step`` is filled in from the location
         `name`. ``Frames`` and ``Index`` operands are locations too, whose clock is meant; ``T``
         defaults to that of the op's first input. `pool` are operands, by name, that only the
-        kernel's form for many streams has.
+        kernel's form for many streams has. ``work``, the multiplications of a frame, may be said of
+        kernels that threads can share: little work is not split.
         """
+        pool, work = operands.pop("pool", {}), operands.pop("work", 0)
         forms = [(kernel, operands)]
         if kernel.many is not None:
-            both = {**operands, **(pool or {}), "streams": 0}
+            both = {**operands, **pool, "streams": 0}
             given = {n: o for n, o in both.items() if n in kernel.many.parameters}
             forms.append((kernel.many, given))
         for form, given in forms:
@@ -246,6 +249,7 @@ class Lowering:
         self._rows.append(forms[0])
         self._many.append(forms[-1])
         self._owners.append(self._owner)
+        self._work.append(work)
 
     # For the program -------------------------------------------------------------------------
 
@@ -377,6 +381,8 @@ class Program:
         Frames that go through the tape at once, at most.
     owners : tuple of str
         For each row of the tape the name of its op.
+    work : tuple of int
+        For each row its multiplications a frame, where an op has said so.
 
     Raises
     ------
@@ -419,6 +425,7 @@ class Program:
             self.weights[offset : offset + stored.size] = stored.view(np.float32)
         self.weights.flags.writeable = False
         self.owners = tuple(low._owners)
+        self.work = tuple(low._work)
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
         self.tape = np.zeros((len(low._rows), ROW), np.int64)
         for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):

@@ -17,6 +17,7 @@ from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Clock, Shape, Value, describe
 from .kernels import tape
 from .kernels.tape import HOLD, MISMATCH, NONFINITE, PROPAGATE, RAISE, advance
+from .kernels.team import Walk, check_threads, split_forms
 from .program import StateSlot, aligned
 from .state import SNAPSHOT_VERSION, StateView, checked_state, read_snapshot
 
@@ -394,17 +395,20 @@ class Stream(BaseStream):
         The compiled model.
     on_nonfinite : str
         ``"raise"``, ``"propagate"`` or ``"hold"``, see :meth:`Layer.stream`.
+    threads : int
+        Threads that share the work of a step, see :meth:`Layer.stream`.
 
     Raises
     ------
     ConfigError
-        If `on_nonfinite` is none of the three.
+        If `on_nonfinite` is none of the three, or `threads` is out of range.
     """
 
     program: Program
 
-    def __init__(self, program: Program, on_nonfinite: str = "raise") -> None:
+    def __init__(self, program: Program, on_nonfinite: str = "raise", threads: int = 1) -> None:
         super().__init__(program, on_nonfinite)
+        self.threads = check_threads(threads)
         self._scratch = aligned(program.scratch_size)
         self._counts = np.zeros(2 * len(program.clocks), np.int64)
         plan = np.zeros(tape.PLAN_SIZE, np.int64)
@@ -425,7 +429,11 @@ class Stream(BaseStream):
         plan[tape.HELD] = self._held.ctypes.data
         self._plan_table = plan
         self._plan = int(plan.ctypes.data)
+        self._walk: Walk | None = None
         self._advance = advance()
+        if self.threads > 1 and any(forms := split_forms(program)):
+            self._walk = Walk(program.tape, forms, plan, self.threads)
+            self._advance = self._walk.advance
         # A faster path of `step`, for one index in.
         (x, *others), y = program.inputs, program.outputs[0]
         token = x.dtype == "int64" and x.shape == () and len(y.shape) == 1
@@ -475,4 +483,4 @@ class Stream(BaseStream):
         return self._advance(self._plan, n, x, y)
 
     def _another(self) -> Stream:
-        return Stream(self.program, self.on_nonfinite)
+        return Stream(self.program, self.on_nonfinite, self.threads)

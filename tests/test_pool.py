@@ -64,9 +64,10 @@ def test_neighbours_change_nothing(case: Case) -> None:
             assert_same(pool[id_].state[name], state, f"{name} of stream {id_}")
 
 
-def test_more_streams_than_go_through_the_tape_at_once() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_more_streams_than_go_through_the_tape_at_once(threads: int) -> None:
     model = trained(s.Sequential(s.LSTM(5, 20, num_layers=2), s.Conv1d(20, 7, 3), s.GRU(7, 3)))
-    pool = model.pool()
+    pool = model.pool(threads=threads)
     n = 2 * model.program().pool_tape.group + 5
     pool.join(n)
     xs = random_frames(model, 3 * n, 1).reshape(3, n, 5)
@@ -146,6 +147,8 @@ def test_streams_leave_and_their_ids_with_them() -> None:
             pool.join(n)
     with pytest.raises(ConfigError, match="on_nonfinite must be one of"):
         s.GRU(1, 1).pool("ignore")
+    with pytest.raises(ConfigError, match="`threads` must be an integer from 1 to 64, got 0"):
+        s.GRU(1, 1).pool(threads=0)
 
 
 def test_one_stream_of_a_pool_is_a_stream() -> None:

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit, types
+from numba.core.ccallback import CFunc
 
+from .atomic import add
 from .cache import KernelCache
-from .simd import at, bits, call, floats, ints
-from .tape import _OPTIONS, HOLD, MISMATCH, RAISE, ROW, copy, emitted, finite
+from .simd import at, bits, call, floats, ints, truths
+from .tape import _OPTIONS, HOLD, MISMATCH, RAISE, ROW, copy, emitted, finite, helper
 
-__all__ = ["EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "advance_pool", "check_pool"]
+__all__ = ["EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "advance_pool", "check_pool", "pool_job"]
 
 # Fields of a pool's plan.
 (
@@ -29,7 +31,6 @@ __all__ = ["EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "advance_pool", "chec
     ROWS,
     HOW_TABLE,
     WEIGHTS,
-    SCRATCH,
     CLOCKS,
     CLOCK_TABLE,
     GROUP,
@@ -42,15 +43,21 @@ __all__ = ["EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "advance_pool", "chec
     OUTPUT_CLOCK,
     POLICY,
     HELD,
-    TABLES,
+    ROOMS,
     SLOTS,
     GENERATIONS,
     MARKS,
     CALL,
     CAPACITY,
     WRONG,
+    IDS,
+    COUNT,
+    X,
+    Y,
+    DUE,
+    NEXT,
     PLAN_SIZE,
-) = range(25)
+) = range(30)
 
 TOGETHER, MANY, EACH = range(3)
 """How a row is called: once, in its form for many streams, or for each stream."""
@@ -90,73 +97,89 @@ def _check_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> int:
     return 0
 
 
-def _advance_pool(
-    plan_address: int, first: int, last: int, ids: Any, x: Any, y: Any, due: Any
+@helper
+def advance_group(
+    plan: Any, part: int, begin: int, n: int, ids: Any, x: int, y: int, due: Any
 ) -> None:
-    plan = ints(plan_address)
-    scratch, weights, tape = floats(plan[SCRATCH]), floats(plan[WEIGHTS]), ints(plan[TAPE])
+    """Step n streams from `begin` on, at most a group; `part` is the thread whose room is used."""
+    room = at(ints(plan[ROOMS]), 2 * part)
+    scratch, weights, tape = floats(room[0]), floats(plan[WEIGHTS]), ints(plan[TAPE])
     how, clocks, slots = ints(plan[HOW_TABLE]), ints(plan[CLOCK_TABLE]), ints(plan[SLOTS])
     in_size, out_size, K, G = plan[INPUT_SIZE], plan[OUTPUT_SIZE], plan[CLOCKS], plan[GROUP]
-    source, target = floats(x.ctypes.data), floats(y.ctypes.data)
-    pattern = bits(x.ctypes.data)
+    source, target, pattern = floats(x), floats(y), bits(x)
     # Of each clock: the frames of all streams, those of one; of each clock and stream: its frames,
     # how many came before, its place among those that have one; the states in these places.
-    together = ints(plan[TABLES])
+    together = ints(room[1])
     alone, has = at(together, 2 * K), at(together, 4 * K)
     before, place = at(has, K * G), at(has, 2 * K * G)
     states, moved = at(has, 3 * K * G), at(has, 4 * K * G)
-    for begin in range(first, last, G):
-        n = min(G, last - begin)
+    for j in range(n):
+        state = slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)]
+        frame = at(source, (begin + j) * in_size)
+        if plan[POLICY] == HOLD:
+            held = at(floats(state), plan[HELD])
+            if finite(at(pattern, (begin + j) * in_size), in_size):
+                copy(in_size, frame, held)
+            else:
+                frame = held
+        copy(in_size, frame, at(scratch, plan[INPUT] + j * plan[INPUT_STEP]))
+    for k in range(K):
+        stride, start, count = clocks[2 * k], clocks[2 * k + 1], 0
         for j in range(n):
             state = slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)]
-            frame = at(source, (begin + j) * in_size)
-            if plan[POLICY] == HOLD:
-                held = at(floats(state), plan[HELD])
-                if finite(at(pattern, (begin + j) * in_size), in_size):
-                    copy(in_size, frame, held)
-                else:
-                    frame = held
-            copy(in_size, frame, at(scratch, plan[INPUT] + j * plan[INPUT_STEP]))
-        for k in range(K):
-            stride, start, count = clocks[2 * k], clocks[2 * k + 1], 0
+            now = ints(state)[0]
+            so_far = emitted(now, stride, start)
+            here = emitted(now + 1, stride, start) - so_far
+            has[k * G + j], before[k * G + j], place[k * G + j] = here, so_far, count
+            if here:
+                states[k * G + count] = state
+            count += here
+        together[2 * k] = count
+    for r in range(plan[ROWS]):
+        row, way = at(tape, r * ROW), at(how, r * HOW)
+        if way[0] == TOGETHER:
+            call(row[0], row, weights, scratch, scratch, together)
+        elif way[0] == MANY:
+            many = floats(room[1] + 8 * (4 * K + 3 * K * G + way[1] * G))
+            call(row[0], row, weights, many, scratch, together)
+        else:
+            for i in range(ROW):
+                moved[i] = row[i]
             for j in range(n):
+                for k in range(K):
+                    alone[2 * k], alone[2 * k + 1] = has[k * G + j], before[k * G + j]
+                for i in range(way[2]):
+                    operand, step, k = way[3 + 3 * i], way[4 + 3 * i], way[5 + 3 * i]
+                    moved[operand] = row[operand] + step * place[k * G + j]
                 state = slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)]
-                now = ints(state)[0]
-                so_far = emitted(now, stride, start)
-                here = emitted(now + 1, stride, start) - so_far
-                has[k * G + j], before[k * G + j], place[k * G + j] = here, so_far, count
-                if here:
-                    states[k * G + count] = state
-                count += here
-            together[2 * k] = count
-        for r in range(plan[ROWS]):
-            row, way = at(tape, r * ROW), at(how, r * HOW)
-            if way[0] == TOGETHER:
-                call(row[0], row, weights, scratch, scratch, together)
-            elif way[0] == MANY:
-                many = floats(plan[TABLES] + 8 * (4 * K + 3 * K * G + way[1] * G))
-                call(row[0], row, weights, many, scratch, together)
-            else:
-                for i in range(ROW):
-                    moved[i] = row[i]
-                for j in range(n):
-                    for k in range(K):
-                        alone[2 * k], alone[2 * k + 1] = has[k * G + j], before[k * G + j]
-                    for i in range(way[2]):
-                        operand, step, k = way[3 + 3 * i], way[4 + 3 * i], way[5 + 3 * i]
-                        moved[operand] = row[operand] + step * place[k * G + j]
-                    state = slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)]
-                    call(row[0], moved, weights, floats(state), scratch, alone)
-        k = plan[OUTPUT_CLOCK]
-        for j in range(n):
-            due[begin + j] = has[k * G + j]
-            if has[k * G + j]:
-                result = plan[OUTPUT] + place[k * G + j] * plan[OUTPUT_STEP]
-                copy(out_size, at(scratch, result), at(target, (begin + j) * out_size))
-            else:
-                for i in range(out_size):
-                    target[(begin + j) * out_size + i] = NOTHING
-            ints(slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)])[0] += 1
+                call(row[0], moved, weights, floats(state), scratch, alone)
+    k = plan[OUTPUT_CLOCK]
+    for j in range(n):
+        due[begin + j] = has[k * G + j]
+        if has[k * G + j]:
+            result = plan[OUTPUT] + place[k * G + j] * plan[OUTPUT_STEP]
+            copy(out_size, at(scratch, result), at(target, (begin + j) * out_size))
+        else:
+            for i in range(out_size):
+                target[(begin + j) * out_size + i] = NOTHING
+        ints(slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)])[0] += 1
+
+
+def _advance_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> None:
+    plan, group = ints(plan_address), ints(plan_address)[GROUP]
+    for begin in range(0, ids.size, group):
+        n = min(group, ids.size - begin)
+        advance_group(plan, 0, begin, n, ids, x.ctypes.data, y.ctypes.data, due)
+
+
+def _pool_job(part: int, parts: int, plan_address: int) -> None:
+    """A member's work: the next group that nobody has taken yet, until there is none."""
+    plan = ints(plan_address)
+    ids, due, count, group = ints(plan[IDS]), truths(plan[DUE]), plan[COUNT], plan[GROUP]
+    begin = add(plan, NEXT, group)
+    while begin < count:
+        advance_group(plan, part, begin, min(group, count - begin), ids, plan[X], plan[Y], due)
+        begin = add(plan, NEXT, group)
 
 
 NOTHING = float("nan")
@@ -187,13 +210,19 @@ def check_pool() -> Callable[[int, Any, Any, Any, Any], int]:
 
 
 @functools.cache
-def advance_pool() -> Callable[[int, int, int, Any, Any, Any, Any], None]:
-    """Return the compiled ``advance(plan, first, last, ids, x, y, due)``.
+def advance_pool() -> Callable[[int, Any, Any, Any, Any], None]:
+    """Return the compiled ``advance(plan, ids, x, y, due)``.
 
-    Streams ``ids[first:last]`` take a step: row j of `x` is the frame of the j-th, row j of `y` its
-    output where ``due[j]``, else NaN. All has been checked by `check_pool`.
+    The streams `ids` take a step: row j of `x` is the frame of the j-th, row j of `y` its output
+    where ``due[j]``, else NaN. All has been checked by `check_pool`.
     """
-    integer = types.int64
-    return _compiled(  # type: ignore[no-any-return]
-        _advance_pool, types.void(integer, integer, integer, _IDS, _X, _Y, _DUE)
-    )
+    return _compiled(_advance_pool, types.void(types.int64, _IDS, _X, _Y, _DUE))  # type: ignore[no-any-return]
+
+
+@functools.cache
+def pool_job() -> Any:
+    """Return the same as the job of a team; the arrays' addresses are in the plan."""
+    entry: Any = CFunc(_pool_job, ((types.int64,) * 3, types.void), {}, dict(_OPTIONS))
+    entry._cache = KernelCache(_pool_job)
+    entry.compile()
+    return entry

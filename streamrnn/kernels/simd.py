@@ -62,6 +62,7 @@ __all__ = [
     "splat",
     "store",
     "store_bytes",
+    "truths",
     "vabs",
     "vceil",
     "vfloor",
@@ -654,6 +655,7 @@ def _pointer_to(dtype: Any) -> Any:
 floats = _pointer_to(types.float32)
 ints = _pointer_to(types.int64)
 bits = _pointer_to(types.uint32)
+truths = _pointer_to(types.uint8)
 
 
 @operation

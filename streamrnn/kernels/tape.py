@@ -9,6 +9,7 @@ A kernel is a plain function whose parameters say, by their annotation, what the
 into the model's packed weights; ``Frames`` is how many frames the block has at the op's rate,
 ``Index`` the number of such frames before this block; ``Size`` is an integer and ``Number`` a
 float32. Kernels are pure: they allocate nothing, raise nothing and touch no Python object.
+A last parameter ``me: Member`` makes a kernel that threads can share, see :mod:`.member`.
 
 A row of the tape is ``[address of the kernel, one integer per parameter]``.
 
@@ -34,6 +35,7 @@ from typing import Any
 from numba import njit, types
 from numba.core.ccallback import CFunc
 
+from .atomic import alone
 from .cache import KernelCache
 from .simd import as_floats, as_longs, at, bits, call, floats, ints, lanes, load, splat, store
 
@@ -42,6 +44,7 @@ __all__ = [
     "Frames",
     "Index",
     "Kernel",
+    "Member",
     "Number",
     "Place",
     "Scratch",
@@ -60,6 +63,7 @@ Frames = int
 Index = int
 Size = int
 Number = Any
+Member = Any
 Scratch = Any
 State = Any
 Weights = Any
@@ -85,6 +89,7 @@ _OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False, "nogil"
 _INTS = types.CPointer(types.int64)
 _FLOATS = types.CPointer(types.float32)
 _SIGNATURE = types.void(_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS)
+_SPLIT_SIGNATURE = types.void(_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS, _INTS)
 
 
 def helper(function: Callable[..., Any]) -> Any:
@@ -95,14 +100,19 @@ def helper(function: Callable[..., Any]) -> Any:
 class Kernel:
     """A kernel: its parameters, and its compiled form, made when first asked for."""
 
-    def __init__(self, function: Callable[..., None], line: int | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., None], line: int | None = None, split: bool = False
+    ) -> None:
         self.name = function.__name__
         self.function = function
+        self.for_members = split
         self.file = inspect.getfile(function)
         self.line = line or function.__code__.co_firstlineno
         self.many: Kernel | None = None  # its form for many streams
         self.parameters: dict[str, str] = {}
-        for name, parameter in inspect.signature(function).parameters.items():
+        parameters = dict(inspect.signature(function).parameters)
+        self.shared = "me" in parameters and parameters.pop("me").annotation == "Member"
+        for name, parameter in parameters.items():
             if parameter.annotation not in _PARAMETERS:
                 raise TypeError(
                     f"kernel {self.name}: annotate `{name}` with one of {', '.join(_PARAMETERS)}"
@@ -131,13 +141,19 @@ class Kernel:
         )
         numbers = "Number" in self.parameters.values()
         entry_name = f"{self.name}_{self.line}"  # what it is called in the cache
+        me = ""
+        if self.for_members:
+            entry_name, me = f"{entry_name}_split", ", me"
+        if self.shared:
+            arguments += me or ", alone()"
         source = (
-            f"def {entry_name}(row, weights, state, scratch, frames):\n"
+            f"def {entry_name}(row, weights, state, scratch, frames{me}):\n"
             + ("    numbers = as_floats(row)\n" if numbers else "")
             + f"    body({arguments})\n"
         )
         scope: dict[str, Any] = {
             "__name__": self.function.__module__,
+            "alone": alone,
             "at": at,
             "as_floats": as_floats,
             "as_longs": as_longs,
@@ -145,11 +161,17 @@ class Kernel:
         }
         exec(compile(source, self.file, "exec"), scope)
         function = scope[entry_name]
-        entry: Any = CFunc(function, (_SIGNATURE.args, types.void), {}, dict(_OPTIONS))
+        signature = _SPLIT_SIGNATURE if self.for_members else _SIGNATURE
+        entry: Any = CFunc(function, (signature.args, types.void), {}, dict(_OPTIONS))
         if Path(self.file).is_file():  # a kernel typed at a prompt has no file to watch
             entry._cache = KernelCache(function)
         entry.compile()
         return entry
+
+    @functools.cached_property
+    def split(self) -> Kernel | None:
+        """The form that the members of a team run together; None if threads cannot share it."""
+        return Kernel(self.function, self.line, split=True) if self.shared else None
 
     @property
     def address(self) -> int:

@@ -15,11 +15,14 @@ import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import Clock, Shape
+from ..kernels.atomic import alone
+from ..kernels.member import leads, meet, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
     Index,
+    Member,
     Place,
     Scratch,
     Size,
@@ -65,20 +68,25 @@ def convolve(
     y_step: int,
     w: Pointer,
     O: int,
+    me: Member,
 ) -> None:
     """T outputs; each sees ``taps`` rows of C numbers from where it begins, ``window_step`` apart.
 
-    ``w`` holds the groups one after another; each output needs room for a vector beyond O.
+    ``w`` holds the groups one after another; each output needs room for a vector beyond O. A vector
+    may reach into the next group's outputs, so one member makes all groups, one after another.
     """
     width, out = C // groups, O // groups
     packed = (out + lanes() - 1) // lanes() * lanes() * taps * width
     pieces, piece, hop = taps, width, dilation * C
     if groups == 1 and dilation == 1:  # the taps lie side by side
         pieces, piece, hop = 1, taps * C, 0
-    for g in range(groups):
-        source, sums, result = at(window, g * width), at(bias, g * out), at(y, g * out)
-        weight = at(w, g * packed)
-        affine(T, source, window_step, pieces, hop, piece, sums, 0, result, y_step, weight, out)
+    if groups == 1:
+        share_affine(me, T, window, window_step, pieces, hop, piece, bias, 0, y, y_step, w, O)
+    elif leads(me):
+        for g in range(groups):
+            source, sums, result = at(window, g * width), at(bias, g * out), at(y, g * out)
+            weight = at(w, g * packed)
+            affine(T, source, window_step, pieces, hop, piece, sums, 0, result, y_step, weight, out)
 
 
 @kernel
@@ -103,11 +111,14 @@ def conv1d(
     stride: Size,
     lookahead: Size,
     memory: Size,
+    me: Member,
 ) -> None:
     """``memory`` past frames are kept; ``index`` frames and ``first`` outputs came before."""
-    remember(T, x, x_step, window, past, C, memory)
+    if leads(me):
+        remember(T, x, x_step, window, past, C, memory)
+    meet(me)
     begin = at(window, (stride * first + lookahead - index) * C)
-    convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O)
+    convolve(due, begin, stride * C, taps, dilation, C, groups, bias, y, y_step, w, O, me)
 
 
 @conv1d.pooled
@@ -134,7 +145,9 @@ def conv1d_streams(
     for t in range(T):
         window, state = at(windows, t * windows_step), floats(streams[t])
         remember(1, at(x, t * x_step), 0, window, at(state, past), C, memory)
-    convolve(T, windows, windows_step, taps, dilation, C, groups, bias, y, y_step, w, O)
+    convolve(
+        T, windows, windows_step, taps, dilation, C, groups, bias, y, y_step, w, O, alone()
+    )  # fmt: skip
 
 
 @kernel
@@ -325,8 +338,15 @@ class Conv1d(Op):
         else:
             w = pack_groups(tape, taps_first(weight), self.groups)
             windows = tape.temporary((self.memory_frames + 1) * C, pool=True)
-            pool = {"windows": windows}
-            tape.emit(conv1d, **operands, w=w, O=O, groups=self.groups, pool=pool)
+            tape.emit(
+                conv1d,
+                **operands,
+                w=w,
+                O=O,
+                groups=self.groups,
+                pool={"windows": windows},
+                work=weight.size if self.groups == 1 else 0,
+            )
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import MAX_FRAME, Shape, shown
+from ..kernels.atomic import alone
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
 from .conv1d import check_convolution, convolve, pack_groups, taps_first
@@ -52,6 +53,7 @@ def frame_conv1d(
 ) -> None:
     """``window`` is a frame as (positions, C), beginning at input ``skip`` after ``left`` zeros."""
     stop = min(positions, left + L_in - skip)  # where the frame ends in the window
+    me = alone()
     for t in range(T):
         frame, result = at(x, t * x_step), at(y, t * y_step)
         for i in range(left * C):
@@ -61,7 +63,9 @@ def frame_conv1d(
                 window[p * C + c] = frame[c * L_in + p - left + skip]
         for i in range(stop * C, positions * C):
             window[i] = 0.0
-        convolve(L_out, window, stride * C, taps, dilation, C, groups, bias, sums, sums_step, w, O)
+        convolve(
+            L_out, window, stride * C, taps, dilation, C, groups, bias, sums, sums_step, w, O, me
+        )
         for o in range(O):
             for p in range(L_out):
                 result[o * L_out + p] = sums[p * sums_step + o]

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.member import copy_share, meet, share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -44,11 +47,14 @@ __all__ = ["GRU", "GRUCell"]
 
 
 @helper
-def gru_units(gate: Pointer, before: Pointer, after: Pointer, hidden: Pointer, H: int) -> None:
+def gru_units(
+    gate: Pointer, before: Pointer, after: Pointer, hidden: Pointer, H: int, me: Member
+) -> None:
     """``gate`` holds W_ih x + b_ih of r, z, n, and ``hidden`` W_hh h + b_hh."""
     L = lanes()
     P = (H + L - 1) // L * L
-    for u in range(0, H, L):
+    first, stop = share(me, P // L)
+    for u in range(first * L, stop * L, L):
         r = sigmoid(load(gate, u) + load(hidden, u))
         z = sigmoid(load(gate, P + u) + load(hidden, P + u))
         n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
@@ -72,19 +78,23 @@ def gru_cell(
     b_hh: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
+        if t > 0:
+            meet(me)
         after = at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        gru_units(at(gates, t * gates_step), before, after, hidden, H)
+        share_affine(me, 1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        meet(me)
+        gru_units(at(gates, t * gates_step), before, after, hidden, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @gru_cell.pooled
@@ -116,7 +126,8 @@ def gru_cells(
     affine(T, y, y_step, 1, 0, H, b_hh, 0, shares, shares_step, w_hh, 3 * P)
     for t in range(T):
         state = at(y, t * y_step)
-        gru_units(at(gates, t * gates_step), state, state, at(shares, t * shares_step), H)
+        hidden = at(shares, t * shares_step)
+        gru_units(at(gates, t * gates_step), state, state, hidden, H, alone())
         copy(H, state, at(floats(streams[t]), h))
 
 
@@ -146,22 +157,25 @@ def gru_step(
     for t in range(T):
         before = at(h, t * h_step)
         affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H)
+        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H, alone())
 
 
 @helper
-def reset_units(gate: Pointer, before: Pointer, reset: Pointer, H: int) -> None:
+def reset_units(gate: Pointer, before: Pointer, reset: Pointer, H: int, me: Member) -> None:
     """``reset`` becomes r * h."""
-    for u in range(0, H, lanes()):
+    L = lanes()
+    first, stop = share(me, (H + L - 1) // L)
+    for u in range(first * L, stop * L, L):
         store(reset, u, sigmoid(load(gate, u)) * load(before, u))
 
 
 @helper
-def new_units(gate: Pointer, before: Pointer, after: Pointer, H: int) -> None:
+def new_units(gate: Pointer, before: Pointer, after: Pointer, H: int, me: Member) -> None:
     """``after`` becomes the new state; ``gate`` holds all of z and n."""
     L = lanes()
     P = (H + L - 1) // L * L
-    for u in range(0, H, L):
+    first, stop = share(me, P // L)
+    for u in range(first * L, stop * L, L):
         z, n = sigmoid(load(gate, P + u)), tanh(load(gate, 2 * P + u))
         store(after, u, flush(fma(z, load(before, u) - n, n)))
 
@@ -175,15 +189,20 @@ def gru_frame_reset_before(
     w_rz: Pointer,
     w_n: Pointer,
     H: int,
+    me: Member,
 ) -> None:
     """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
     L = lanes()
     P = (H + L - 1) // L * L
     candidate = at(gate, 2 * P)
-    affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
-    reset_units(gate, before, reset, H)
-    affine(1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
-    new_units(gate, before, after, H)
+    meet(me)
+    share_affine(me, 1, before, 0, 1, 0, H, gate, 0, gate, 0, w_rz, 2 * P)
+    meet(me)
+    reset_units(gate, before, reset, H, me)
+    meet(me)
+    share_affine(me, 1, reset, 0, 1, 0, H, candidate, 0, candidate, 0, w_n, P)
+    meet(me)
+    new_units(gate, before, after, H, me)
 
 
 @kernel
@@ -203,18 +222,19 @@ def gru_cell_reset_before(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset before the product; ``reset`` takes r * h of one frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        gru_frame_reset_before(at(gates, t * gates_step), before, after, reset, w_rz, w_n, H)
+        gru_frame_reset_before(at(gates, t * gates_step), before, after, reset, w_rz, w_n, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @gru_cell_reset_before.pooled
@@ -246,11 +266,12 @@ def gru_cells_reset_before(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     affine(T, y, y_step, 1, 0, H, gates, gates_step, gates, gates_step, w_rz, 2 * P)
     for t in range(T):
-        reset_units(at(gates, t * gates_step), at(y, t * y_step), at(resets, t * resets_step), H)
+        state, reset = at(y, t * y_step), at(resets, t * resets_step)
+        reset_units(at(gates, t * gates_step), state, reset, H, alone())
     affine(T, resets, resets_step, 1, 0, H, candidates, gates_step, candidates, gates_step, w_n, P)
     for t in range(T):
         state = at(y, t * y_step)
-        new_units(at(gates, t * gates_step), state, state, H)
+        new_units(at(gates, t * gates_step), state, state, H, alone())
         copy(H, state, at(floats(streams[t]), h))
 
 
@@ -279,7 +300,7 @@ def gru_step_reset_before(
     affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
         gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        gru_frame_reset_before(gate, before, after, reset, w_rz, w_n, H)
+        gru_frame_reset_before(gate, before, after, reset, w_rz, w_n, H, alone())
 
 
 @dataclass(eq=False)
@@ -345,6 +366,7 @@ class GRUCell(Cell):
             "w_ih": tape.matrix(w["weight_ih"], 3),
             "I": self.input_size,
             "H": H,
+            "work": 3 * H * (self.input_size + H),
         }
         if self.reset_after:
             tape.emit(

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..errors import GraphError
 from ..graph import Shape, shown
+from ..kernels.member import share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at
-from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
+from ..kernels.tape import Frames, Member, Scratch, Size, Weights, copy, kernel
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ def linear(
     bias: Weights,
     I: Size,
     O: Size,
+    me: Member,
 ) -> None:
     """A frame is one row."""
-    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w, O)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, y, y_step, w, O)
 
 
 @kernel
@@ -52,11 +54,14 @@ def linear_rows(
     I: Size,
     O: Size,
     P: Size,
+    me: Member,
 ) -> None:
     """A frame is several rows; ``padded`` takes the rows of one frame in whole vectors."""
+    first, stop = share(me, rows)
     for t in range(T):
-        affine(rows, at(x, t * x_step), I, 1, 0, I, bias, 0, padded, P, w, O)
-        for r in range(rows):
+        mine, results = at(x, t * x_step + first * I), at(padded, first * P)
+        affine(stop - first, mine, I, 1, 0, I, bias, 0, results, P, w, O)
+        for r in range(first, stop):
             copy(O, at(padded, r * P), at(y, t * y_step + r * O))
 
 
@@ -131,6 +136,7 @@ class Linear(Op):
             "bias": tape.vector(self.weights["bias"] if self.bias else np.zeros(O, np.float32)),
             "I": self.in_features,
             "O": O,
+            "work": x.size * O,
         }
         rows = x.size // self.in_features
         if rows == 1:

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.member import copy_share, meet, share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -45,11 +48,14 @@ __all__ = ["LSTM", "LSTMCell"]
 
 
 @helper
-def lstm_units(gate: Pointer, c: Pointer, after: Pointer, new_c: Pointer, H: int) -> None:
+def lstm_units(
+    gate: Pointer, c: Pointer, after: Pointer, new_c: Pointer, H: int, me: Member
+) -> None:
     """``gate`` holds the sums of i, f, g, o; ``after`` and ``new_c`` become the new states."""
     L = lanes()
     P = (H + L - 1) // L * L
-    for u in range(0, H, L):
+    first, stop = share(me, P // L)
+    for u in range(first * L, stop * L, L):
         i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
         g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
         memory = flush(fma(f, load(c, u), i * g))
@@ -73,19 +79,23 @@ def lstm_cell(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
+        if t > 0:
+            meet(me)
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
-        lstm_units(gate, c, after, c, H)
+        share_affine(me, 1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+        meet(me)
+        lstm_units(gate, c, after, c, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @lstm_cell.pooled
@@ -115,7 +125,7 @@ def lstm_cells(
     affine(T, y, y_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
     for t in range(T):
         state, after = floats(streams[t]), at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H)
+        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H, alone())
         copy(H, after, at(state, h))
 
 
@@ -146,7 +156,7 @@ def lstm_step(
     affine(T, h, h_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
     for t in range(T):
         after = at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H)
+        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H, alone())
         copy(H, new_c, at(after, H))
 
 
@@ -217,6 +227,7 @@ class LSTMCell(Cell):
             **tape.shared(packed),
             I=self.input_size,
             H=self.hidden_size,
+            work=4 * self.hidden_size * (self.input_size + self.hidden_size),
         )
         return y
 

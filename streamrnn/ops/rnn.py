@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
+from ..kernels.atomic import alone
 from ..kernels.functions import flush, relu, tanh
+from ..kernels.member import copy_share, meet, share_affine, share_outputs
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -40,13 +43,14 @@ __all__ = ["RNN", "RNNCell"]
 
 
 @helper
-def rnn_units(after: Pointer, H: int, rectify: int) -> None:
+def rnn_units(after: Pointer, H: int, rectify: int, me: Member) -> None:
     """``after`` holds the sums, and becomes the new state."""
+    first, stop = share_outputs(me, H)
     if rectify:
-        for u in range(0, H, lanes()):
+        for u in range(first, stop, lanes()):
             store(after, u, flush(relu(load(after, u))))
     else:
-        for u in range(0, H, lanes()):
+        for u in range(first, stop, lanes()):
             store(after, u, flush(tanh(load(after, u))))
 
 
@@ -64,17 +68,19 @@ def rnn_cell(
     I: Size,
     H: Size,
     rectify: Size,
+    me: Member,
 ) -> None:
     """T steps; the sums are made in ``y`` itself."""
-    affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        affine(1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
-        rnn_units(after, H, rectify)
+        share_affine(me, 1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
+        rnn_units(after, H, rectify, me)
+        meet(me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @rnn_cell.pooled
@@ -101,7 +107,7 @@ def rnn_cells(
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     affine(T, before, before_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify)
+        rnn_units(at(y, t * y_step), H, rectify, alone())
         copy(H, at(y, t * y_step), at(floats(streams[t]), h))
 
 
@@ -125,7 +131,7 @@ def rnn_step(
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     affine(T, h, h_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify)
+        rnn_units(at(y, t * y_step), H, rectify, alone())
 
 
 @dataclass(eq=False)
@@ -191,6 +197,7 @@ class RNNCell(Cell):
             H=self.hidden_size,
             rectify=int(self.nonlinearity == "relu"),
             pool={"before": tape.temporary(tape.padded(self.hidden_size), pool=True)},
+            work=self.hidden_size * (self.input_size + self.hidden_size),
         )
         return y
 

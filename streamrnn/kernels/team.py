@@ -1,0 +1,448 @@
+"""A team: threads that run compiled code together, without a lock.
+
+``together(team, job, argument)`` calls ``job(part, parts, argument)`` in this thread and in every
+member of the team that is awake, and returns when all are done. A job must give the same result
+whatever ``parts`` is; then nothing depends on a member being there. Who is asleep, or at work for
+another thread of the program, is left out, so nothing can wait for ever.
+
+Each member has a word on a cache line of its own, and everything is said by it::
+
+    ASLEEP -> AWAKE     the member, when its thread comes
+    AWAKE  -> ASLEEP    the member, when there has been nothing to do
+    AWAKE  -> TAKEN     the caller, who then writes down the job
+    TAKEN  -> GO        the caller
+    GO     -> DONE      the member
+    DONE   -> AWAKE     the caller
+
+A member that is awake watches its word. After some tens of microseconds it gives way to other
+threads between two looks, then returns to Python and waits for its lock, so an idle team costs no
+CPU. Python releases that lock before a call, if anybody sleeps (:meth:`Team.wake`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+from numba.core.ccallback import CFunc
+
+from ..errors import ConfigError
+from .atomic import add, call_job, call_split, read, swap, write
+from .cache import KernelCache
+from .member import EXPECTED, GIVE_WAY, LINE, MEETINGS, PART, PARTS, SPINS, meet, wait
+from .simd import at, call, floats, ints
+from .tape import (
+    _OPTIONS,
+    FRAMES,
+    ROW,
+    ROWS,
+    SCRATCH,
+    STATE,
+    TAPE,
+    WEIGHTS,
+    Kernel,
+    Size,
+    advance,
+    helper,
+    kernel,
+)
+
+if TYPE_CHECKING:
+    from ..program import Program
+
+__all__ = ["MAX_THREADS", "Team", "Walk", "check_threads", "split_forms", "together"]
+
+MAX_THREADS = 64
+"""Most members of a team: one bit each of a word."""
+
+AWAKE, ASLEEP, TAKEN, GO, DONE, STOPPED = range(6)
+
+# A member's lines. Line 0 is that of the caller: how many sleep, and what all need to know.
+WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
+SLEEPERS, MEMBERS, OTHERS, ENOUGH = range(4)
+
+PATIENCE = 500
+"""Looks at a word, with a pause after each, before a thread gives way: some 50 microseconds."""
+
+YIELDS = 200
+"""Looks at a word, giving way after each, before a member goes to sleep, or is not waited for."""
+
+
+@helper
+def together(team: Any, job: int, argument: int) -> int:
+    """Call ``job(part, parts, argument)`` in all members that are there; return how many.
+
+    Members that have just been woken get a moment to arrive.
+    """
+    enough, other = team[ENOUGH], team[OTHERS]
+    mine, parts, spins = 0, 1, 0
+    for k in range(1, team[MEMBERS]):
+        member = at(team, k * LINE)
+        while read(member, WORD) == ASLEEP and spins < YIELDS:
+            wait(spins, 0, other)  # it may have to run on this very core first
+            spins += 1
+        if swap(member, WORD, AWAKE, TAKEN):
+            member[JOB_PART] = parts
+            parts += 1
+            mine |= 1 << k
+    for k in range(1, team[MEMBERS]):
+        if mine >> k & 1:
+            member = at(team, k * LINE)
+            member[JOB], member[ARGUMENT], member[JOB_PARTS] = job, argument, parts
+            write(member, WORD, GO)
+    call_job(job, 0, parts, argument)
+    for k in range(1, team[MEMBERS]):
+        if mine >> k & 1:
+            member = at(team, k * LINE)
+            spins = 0
+            while read(member, WORD) != DONE:
+                wait(spins, enough, other)
+                spins += 1
+            write(member, WORD, AWAKE)
+    return parts
+
+
+def _serve(address: int, k: int) -> int:
+    """Be member k until there has been nothing to do for a while; return the member's word."""
+    team = ints(address)
+    member = at(team, k * LINE)
+    if swap(member, WORD, ASLEEP, AWAKE):
+        add(team, SLEEPERS, -1)
+    spins = 0
+    while True:
+        word = read(member, WORD)
+        if word == GO:
+            call_job(member[JOB], member[JOB_PART], member[JOB_PARTS], member[ARGUMENT])
+            write(member, WORD, DONE)
+            spins = 0
+        elif word == STOPPED:
+            return STOPPED
+        elif spins < team[ENOUGH] + YIELDS or word != AWAKE:
+            wait(spins, team[ENOUGH], team[OTHERS])
+            spins += 1
+        else:
+            add(team, SLEEPERS, 1)
+            if swap(member, WORD, AWAKE, ASLEEP):
+                return ASLEEP
+            add(team, SLEEPERS, -1)
+
+
+def _stop(address: int, k: int) -> int:
+    """End member k, when it is not at work; return what it was doing."""
+    team = ints(address)
+    member = at(team, k * LINE)
+    spins = 0
+    while True:
+        for word in (AWAKE, ASLEEP, STOPPED):
+            if swap(member, WORD, word, STOPPED):
+                return word
+        wait(spins, team[ENOUGH], team[OTHERS])
+        spins += 1
+
+
+def _call(address: int, job: int, argument: int) -> int:
+    joined: int = together(ints(address), job, argument)
+    return joined
+
+
+@functools.cache
+def _compiled(function: Callable[..., int]) -> Callable[..., int]:
+    """Return one of the functions above compiled; its arguments are int64."""
+    made = njit(function, **_OPTIONS)
+    made._cache = KernelCache(function)
+    made.compile(types.int64(*[types.int64] * function.__code__.co_argcount))
+    made.disable_compile()
+    return made  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _give_way_address() -> int:
+    """Address of the operating system's function by which a thread offers its core to others.
+
+    Every POSIX system has ``sched_yield`` and every Windows ``SwitchToThread``; both take nothing.
+    """
+    try:
+        if sys.platform == "win32":
+            function: Any = ctypes.WinDLL("kernel32").SwitchToThread
+        else:
+            function = ctypes.CDLL(None).sched_yield
+    except (OSError, AttributeError):  # then a thread that waits only pauses
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: Any) -> int:
+    """Return the number of threads, or raise ConfigError."""
+    integer = isinstance(threads, (int, np.integer)) and not isinstance(threads, bool)
+    if not integer or not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(
+            f"`threads` must be an integer from 1 to {MAX_THREADS}, got {threads!r}; this process "
+            f"may use {cores()} cores"
+        )
+    return int(threads)
+
+
+def _words(lines: int) -> npt.NDArray[np.int64]:
+    """Return zeros that begin on a pair of cache lines."""
+    raw = np.zeros((lines + 1) * LINE, np.int64)
+    skip = -raw.ctypes.data % (8 * LINE) // 8
+    return raw[skip : skip + lines * LINE]
+
+
+class Team:
+    """A thread and n - 1 more that help it.
+
+    The threads are started when first needed, and again after a fork; they end with the team.
+    Threads of a program may share a team: each member helps one of them at a time.
+
+    Parameters
+    ----------
+    n : int
+        Members, the calling thread among them. More than there are cores is allowed, and slow.
+
+    Raises
+    ------
+    ConfigError
+        If `n` is not an integer from 1 to 64.
+    """
+
+    _all: ClassVar[weakref.WeakSet[Team]] = weakref.WeakSet()
+    _shared: ClassVar[weakref.WeakValueDictionary[int, Team]] = weakref.WeakValueDictionary()
+
+    def __init__(self, n: int) -> None:
+        self.n = check_threads(n)
+        self._lines = _words(self.n)
+        self._lines[MEMBERS], self._lines[OTHERS] = self.n, _give_way_address()
+        self._lines[ENOUGH] = PATIENCE if self.n <= cores() else 1
+        self.address = int(self._lines.ctypes.data)
+        self._threads: list[threading.Thread | None] = []
+        self._locks: list[Any] = []
+        self._starting = threading.Lock()
+        self._all_asleep()
+        self._sleepers = ctypes.c_int64.from_address(self.address + 8 * SLEEPERS)
+        self._call, self._stop_member = _compiled(_call), _compiled(_stop)
+        self._serve = _compiled(_serve)
+        Team._all.add(self)
+        self.close = weakref.finalize(
+            self, _close, self._stop_member, self._lines, self._locks, self._threads
+        )
+        """End the threads; a closed team goes on with the calling thread alone."""
+
+    @classmethod
+    def of(cls, n: int) -> Team:
+        """Return the team of n members that everybody shares who asks for one."""
+        team = cls._shared.get(n)
+        if team is None:
+            team = cls._shared[n] = cls(n)
+        return team
+
+    def _all_asleep(self) -> None:
+        """Begin: nobody has a thread."""
+        self._lines[SLEEPERS] = self.n - 1
+        self._lines[LINE + WORD :: LINE] = ASLEEP
+        self._threads[:] = [None] * self.n
+        self._locks[:] = [threading.Lock() for _ in range(self.n)]
+        self._starting = threading.Lock()
+        for lock in self._locks:
+            lock.acquire()
+
+    def wake(self) -> None:
+        """See to it that every member is awake or about to be. Call it before a job.
+
+        Raises
+        ------
+        RuntimeError
+            If the system has no more threads.
+        """
+        if self._sleepers.value == 0:
+            return
+        for k in range(1, self.n):
+            if self._lines[k * LINE + WORD] == ASLEEP:
+                if self._threads[k] is None:
+                    self._start(k)
+                with contextlib.suppress(RuntimeError):  # somebody else has just released it
+                    self._locks[k].release()
+
+    def _start(self, k: int) -> None:
+        with self._starting:
+            if self._threads[k] is None:
+                arguments = (self._serve, self._lines, k, self._locks[k])
+                name = f"streamrnn team of {self.n}, member {k}"
+                thread = threading.Thread(target=_live, args=arguments, name=name, daemon=True)
+                thread.start()
+                self._threads[k] = thread
+
+    def run(self, job: int, argument: int) -> int:
+        """Call the compiled function at the address `job` in all members, and wait for them.
+
+        Parameters
+        ----------
+        job : int
+            Address of a C function ``void job(int64 part, int64 parts, int64 argument)``, which
+            touches no Python object.
+        argument : int
+            What it is given: an address, as a rule.
+
+        Returns
+        -------
+        int
+            How many members took part, this thread included.
+        """
+        self.wake()
+        return self._call(self.address, job, argument)
+
+
+def _live(serve: Callable[[int, int], int], lines: Any, k: int, lock: Any) -> None:
+    """Life of a member's thread. It holds no team, so that the team can end."""
+    address = int(lines.ctypes.data)
+    while True:
+        lock.acquire()
+        if serve(address, k) == STOPPED:
+            return
+
+
+def _close(stop: Callable[[int, int], int], lines: Any, locks: list[Any], threads: Any) -> None:
+    address = int(lines.ctypes.data)
+    for k in range(1, len(locks)):
+        if stop(address, k) == ASLEEP:
+            with contextlib.suppress(RuntimeError):
+                locks[k].release()
+    lines[SLEEPERS] = 0  # nobody is left to be woken
+    threads.clear()
+
+
+def _after_fork() -> None:
+    for team in list(Team._all):
+        if team.close.alive:
+            team._all_asleep()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# The tape, walked by a team ------------------------------------------------------------------
+
+# What the members have to know, in its first lines; then come one line with the number of those who
+# have come to the meeting, and a card for each member.
+W_TAPE, W_ROWS, W_KINDS, W_WEIGHTS, W_STATE, W_SCRATCH, W_FRAMES, W_JOINED = range(8)
+_COUNTER, _CARDS = 1, 2
+
+SPLIT, MEET = 1, 2
+"""Kinds of a row: all members run it; they meet before it."""
+
+WORTH = 1 << 15
+"""Multiplications a frame from which on a row is split; below, meeting costs more than it saves."""
+
+_JOB = types.void(*[types.int64] * 3)
+
+
+def _walk(part: int, parts: int, address: int) -> None:
+    walk = ints(address)
+    me = at(walk, (_CARDS + part) * LINE)
+    me[PART], me[PARTS], me[EXPECTED] = part, parts, 0
+    tape, kinds, frames = ints(walk[W_TAPE]), ints(walk[W_KINDS]), ints(walk[W_FRAMES])
+    weights, state, scratch = (
+        floats(walk[W_WEIGHTS]),
+        floats(walk[W_STATE]),
+        floats(walk[W_SCRATCH]),
+    )
+    for r in range(walk[W_ROWS]):
+        row = at(tape, r * ROW)
+        if kinds[r] & MEET:
+            meet(me)
+        if kinds[r] & SPLIT:
+            call_split(row[0], row, weights, state, scratch, frames, me)
+        elif part == 0:
+            call(row[0], row, weights, state, scratch, frames)
+
+
+@functools.cache
+def _walk_job() -> Any:
+    """Return the job of a team that walks a tape."""
+    entry: Any = CFunc(_walk, (_JOB.args, types.void), {}, dict(_OPTIONS))
+    entry._cache = KernelCache(_walk)
+    entry.compile()
+    return entry
+
+
+@kernel
+def walk_together(team: Size, job: Size, walk: Size) -> None:
+    """The only row of a tape that a team walks: all rows of the real one."""
+    table = ints(walk)
+    at(table, _COUNTER * LINE)[0] = 0
+    table[W_JOINED] += together(ints(team), job, walk) - 1
+
+
+def split_forms(program: Program) -> list[Kernel | None]:
+    """Return, for each row of a program's tape, the form that is worth sharing, or None."""
+    kernels = {kernel.address: kernel for kernel in program.kernels}
+    rows = zip(program.tape[:, 0], program.work, strict=True)
+    return [kernels[int(address)].split if work >= WORTH else None for address, work in rows]
+
+
+class Walk:
+    """A stream's tape, to be walked by a team.
+
+    Parameters
+    ----------
+    tape : int64 [shape=(rows, ROW)]
+        The program's.
+    forms : list of Kernel or None
+        What :func:`split_forms` says of its rows.
+    plan : int64 [shape=(PLAN_SIZE,)]
+        The stream's plan; its tape becomes one row, which calls the team.
+    threads : int
+        Members of the team.
+    """
+
+    def __init__(self, tape: Any, forms: list[Kernel | None], plan: Any, threads: int) -> None:
+        self.team = Team.of(threads)
+        self._tape = tape.copy()
+        self._kinds = np.zeros(len(tape), np.int64)
+        for r, form in enumerate(forms):
+            if form is not None:
+                self._tape[r, 0] = form.address
+                self._kinds[r : r + 2] |= MEET
+                self._kinds[r] |= SPLIT
+        self._table = _words(_CARDS + threads)
+        table = self._table
+        table[W_TAPE], table[W_ROWS] = self._tape.ctypes.data, len(self._tape)
+        table[W_KINDS] = self._kinds.ctypes.data
+        table[W_WEIGHTS], table[W_STATE] = plan[WEIGHTS], plan[STATE]
+        table[W_SCRATCH], table[W_FRAMES] = plan[SCRATCH], plan[FRAMES]
+        for k in range(threads):
+            card = table[(_CARDS + k) * LINE :]
+            card[MEETINGS] = table.ctypes.data + 8 * _COUNTER * LINE
+            card[GIVE_WAY], card[SPINS] = self.team._lines[OTHERS], self.team._lines[ENOUGH]
+        operands = [self.team.address, int(_walk_job().address), int(table.ctypes.data)]
+        self._row = np.array(walk_together.row(operands), np.int64)
+        plan[TAPE], plan[ROWS] = self._row.ctypes.data, 1
+        self._advance = advance()
+
+    @property
+    def joined(self) -> int:
+        """How often a member has helped with a block so far."""
+        return int(self._table[W_JOINED])
+
+    def advance(self, plan: int, n_frames: int, x: Any, y: Any) -> int:
+        """Run frames as :func:`tape.advance` does, with the whole team."""
+        self.team.wake()
+        return self._advance(plan, n_frames, x, y)
