@@ -183,7 +183,7 @@ class Layer:
         threads : int
             Threads that share the work of each step, from 1 to 64; results are the same, bit for
             bit. They pay from about 100 units a layer on, no further than there are cores, and
-            where steps follow each other: helpers that have gone to sleep take 0.1 ms to wake.
+            where steps follow each other: after half a millisecond without one the helpers sleep.
 
         Raises
         ------

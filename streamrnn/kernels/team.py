@@ -14,9 +14,10 @@ Each member has a word on a cache line of its own, and everything is said by it:
     GO     -> DONE      the member
     DONE   -> AWAKE     the caller
 
-A member that is awake watches its word. After some tens of microseconds it gives way to other
-threads between two looks, then returns to Python and waits for its lock, so an idle team costs no
-CPU. Python releases that lock before a call, if anybody sleeps (:meth:`Team.wake`).
+A member that is awake watches its word. After half a millisecond it gives way to other threads
+between two looks, then returns to Python and waits for its lock, so an idle team costs no CPU.
+Python releases that lock before a call, if anybody sleeps (:meth:`Team.wake`); the call does not
+wait for the sleeper, who helps from the next one on.
 """
 
 from __future__ import annotations
@@ -71,26 +72,21 @@ AWAKE, ASLEEP, TAKEN, GO, DONE, STOPPED = range(6)
 WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
 SLEEPERS, MEMBERS, OTHERS, ENOUGH = range(4)
 
-PATIENCE = 500
-"""Looks at a word, with a pause after each, before a thread gives way: some 50 microseconds."""
+PATIENCE = 4000
+"""Looks at a word, with a pause after each, before a thread gives way: about half a millisecond. A
+system moves threads that share a core apart, but hardly those that hand it on to each other sooner."""
 
-YIELDS = 200
-"""Looks at a word, giving way after each, before a member goes to sleep, or is not waited for."""
+YIELDS = 100
+"""Looks at a word, giving way after each, before a member goes to sleep."""
 
 
 @helper
 def together(team: Any, job: int, argument: int) -> int:
-    """Call ``job(part, parts, argument)`` in all members that are there; return how many.
-
-    Members that have just been woken get a moment to arrive.
-    """
+    """Call ``job(part, parts, argument)`` in all members that are there; return how many."""
     enough, other = team[ENOUGH], team[OTHERS]
-    mine, parts, spins = 0, 1, 0
+    mine, parts = 0, 1
     for k in range(1, team[MEMBERS]):
         member = at(team, k * LINE)
-        while read(member, WORD) == ASLEEP and spins < YIELDS:
-            wait(spins, 0, other)  # it may have to run on this very core first
-            spins += 1
         if swap(member, WORD, AWAKE, TAKEN):
             member[JOB_PART] = parts
             parts += 1
