@@ -3,11 +3,14 @@
 import asyncio
 import io
 import logging
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import streamrnn.live
 from streamrnn import ConfigError, SourceError
 from streamrnn.live import (
     Buffered,
@@ -508,3 +511,17 @@ def test_a_source_that_comes_back_at_another_rate_has_not_come_back():
     turns.append([])
     with source, pytest.raises(SourceError, match="came back with a sample rate of 200 Hz"):
         list(source)
+
+
+# The page ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_tests_and_words_that_exist():
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "live.md").read_text()
+    code = "\n".join(path.read_text() for path in folder.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert not {name for name in named if f"def {name}(" not in code}
+    words = set(re.findall(r"^``(\w+)``", streamrnn.live.__doc__, re.M))
+    assert words - set(re.findall(r"`(\w+)`", page)) == set()
