@@ -321,3 +321,85 @@ def test_what_is_read_is_not_written_over(tmp_path):
     assert frames.read_bytes() == before
     result = CliRunner().invoke(app, ["run", str(model), str(frames), "--frame-rate", "0"])
     assert result.exit_code == 2
+
+
+def test_inputs_by_name(tmp_path):
+    a, b = sr.Input(2), sr.Input(3)
+    model = sr.Model({"a": a, "b": b}, sr.GRU(5, 4, seed=0)(sr.concat(a, b)))
+    model.save(tmp_path / "m.safetensors")
+    xs, ys = noise(6, 2), noise(6, 3, seed=1)
+    np.save(tmp_path / "a.npy", xs)
+    np.save(tmp_path / "b.npy", ys)
+    np.save(tmp_path / "one.npy", ys[0])
+    np.savez(tmp_path / "both.npz", a=xs, b=ys)
+    lines = [",".join(map(str, row)) for row in np.concatenate((ys, xs), 1).tolist()]
+    (tmp_path / "x.csv").write_text("\n".join(("p,q,r,s,t", *lines)))
+    both, constant = (xs, ys), (xs, np.repeat(ys[:1], 6, 0))
+    for words, expected in (
+        (("both.npz",), both),
+        (("x.csv", "--columns", "s,t,p,q,r"), both),
+        (("a.npy", "--input", f"b={tmp_path / 'b.npy'}"), both),
+        (("b.npy", "--input", f"a={tmp_path / 'a.npy'}"), both),
+        (("a.npy", "--input", f"b={tmp_path / 'one.npy'}"), constant),
+    ):
+        out = ("--out", tmp_path / "y.npy")
+        result = run(tmp_path / "m.safetensors", tmp_path / words[0], *words[1:], *out)
+        assert result.exit_code == 0, result.stderr
+        assert np.array_equal(np.load(tmp_path / "y.npy"), model.stream().run(expected))
+    for words, code, said in (
+        (("both.npz", "--profile"), 2, "only models with one input"),
+        (("a.npy", "--input", f"c={tmp_path / 'b.npy'}"), 2, "the model reads a, b; others are c"),
+        (("a.npy", "--rate", "8000"), 2, "this source feeds one input, the model reads a, b"),
+        (("a.npy",), 1, "the model reads a (2,), b (3,) side by side"),
+    ):
+        result = run(tmp_path / "m.safetensors", tmp_path / words[0], *words[1:])
+        assert said in " ".join(result.stderr.replace("│", " ").split())
+        assert result.exit_code == code
+
+
+def test_events_of_a_table_last_as_long_as_its_times_say(tmp_path):
+    """At 50 Hz: a pause of 80 ms ends no event, one of 200 ms does."""
+    x = sr.Input(1)
+    model = sr.Model(x, {"time_s": sr.Sigmoid()(x)})
+    folder = tmp_path
+    model.save(folder / "m.safetensors")
+    ps = [2 if (t < 20 or 24 <= t < 40 or t >= 50) else -2 for t in range(60)]
+    rows = [f"{t / 50},{p}" for t, p in enumerate(ps)]
+    (folder / "x.csv").write_text("\n".join(("t,p", *rows)))
+    words = (folder / "x.csv", "--events", "--json", "--min-off-ms", 100, "--pad-ms", 0)
+    result = run(folder / "m.safetensors", *words, "--time-column", "t")
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    segments = [(s["start_s"], s["end_s"]) for s in said if s.get("event") == "segment"]
+    assert segments == [(0, 0.8), (1, 1.2)]
+    assert said[0]["label"] == "time_s_"
+    table = (*words, "--columns", "p", "--frame-rate", "50")
+    result = run(folder / "m.safetensors", *table)
+    again = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [s for s in again if "event" in s] == [s for s in said if "event" in s]
+    result = run(folder / "m.safetensors", *table, "--time-column", "t")
+    assert result.exit_code == 2
+    assert "--time-column says the time" in result.stderr
+
+
+def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
+    model = sr.GRU(1, 2, seed=0)
+    model.save(tmp_path / "m.safetensors")
+    (tmp_path / "x.csv").write_text("t,p\n0,0\n1,1\n2,2\n6,6\n7,7\n")
+    words = (tmp_path / "x.csv", "--time-column", "t", "--sensor-rate", 2, "--max-gap", 1.5)
+    ramp = np.arange(15, dtype=np.float32)[:, None] / 2
+    held = ramp.copy()
+    held[5:12] = 2
+    anew = [model.stream().run(part) for part in (ramp[:5], ramp[12:])]
+    for on_gap, expected in (
+        ("interpolate", model.stream().run(ramp)),
+        ("hold", model.stream().run(held)),
+        ("reset", np.concatenate(anew)),
+    ):
+        out = ("--on-gap", on_gap, "--out", tmp_path / "y.npy")
+        result = run(tmp_path / "m.safetensors", *words, *out)
+        assert result.exit_code == 0
+        assert np.allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
+        assert "gaps 1" in result.stderr
+    result = run(tmp_path / "m.safetensors", *words, "--on-gap", "raise")
+    assert result.exit_code == 1
+    assert "no sample for 4 s" in result.stderr

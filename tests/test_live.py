@@ -3,11 +3,14 @@
 import asyncio
 import io
 import logging
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import streamrnn.live
 from streamrnn import ConfigError, SourceError
 from streamrnn.live import (
     Buffered,
@@ -15,6 +18,7 @@ from streamrnn.live import (
     Csv,
     Frame,
     Npy,
+    Npz,
     Parquet,
     Pcm,
     Reconnecting,
@@ -478,3 +482,46 @@ def test_an_error_reaches_who_awaits():
 
     with pytest.raises(SourceError, match="gone"):
         asyncio.run(listen())
+
+
+# Several inputs ------------------------------------------------------------------------------
+
+
+def test_arrays_side_by_side(tmp_path):
+    a, b = noise(4, 6).reshape(4, 2, 3), np.arange(4)
+    np.savez(tmp_path / "x.npz", a=a, b=b, c=np.zeros(3))
+    times, frames = whole(Npz(tmp_path / "x.npz", ["b", "a"], 2))
+    assert times.tolist() == [0, 0.5, 1, 1.5]
+    assert np.array_equal(frames, np.concatenate((b[:, None], a.reshape(4, 6)), 1))
+    with pytest.raises(
+        SourceError, match=r"of shape \(T, …\) called a, c, got a float32 \(4, 2, 3"
+    ):
+        Npz(tmp_path / "x.npz", ["a", "c"])
+    with pytest.raises(SourceError, match="called d, got"):
+        Npz(tmp_path / "x.npz", ["d"])
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(SourceError, match=r"cannot read it as \.npz"):
+        Npz(tmp_path / "x.npz", ["a"])
+
+
+def test_a_source_that_comes_back_at_another_rate_has_not_come_back():
+    turns = [[(0, noise(3)), SourceError("gone")], [(1, noise(3))]]
+    rates = iter((100, 200, 200))
+    source = Reconnecting(lambda: Given(turns.pop(0), next(rates)), retries=1, first_s=0.001)
+    turns.append([])
+    with source, pytest.raises(SourceError, match="came back with a sample rate of 200 Hz"):
+        list(source)
+
+
+# The page ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_tests_and_words_that_exist():
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "live.md").read_text()
+    code = "\n".join(path.read_text() for path in folder.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert not {name for name in named if f"def {name}(" not in code}
+    words = set(re.findall(r"^``(\w+)``", streamrnn.live.__doc__, re.M))
+    assert words - set(re.findall(r"`(\w+)`", page)) == set()

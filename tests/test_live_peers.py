@@ -1,20 +1,35 @@
 """Live sources with real peers: a WebSocket server, an MQTT broker, a pseudo-terminal."""
 
+import functools
 import json
+import operator
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import types
+import zlib
 
 import numpy as np
 import pytest
 
 import streamrnn as sr
 from streamrnn import ConfigError, SourceError
-from streamrnn.live import Checked, Microphone, Mqtt, Reconnecting, Serial, WebSocket, Windows
+from streamrnn.live import (
+    Camera,
+    Checked,
+    Microphone,
+    Mqtt,
+    Packets,
+    Reconnecting,
+    Serial,
+    WebSocket,
+    Windows,
+)
+from streamrnn.live.video import CAMERAS
 from test_live import RATE_HZ, noise, whole
 
 MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
@@ -407,3 +422,158 @@ def test_the_command_hears_a_microphone(command, monkeypatch):
     assert "microphone: no frame for 0.02 s" in result.stderr
     assert "drops 1, padded" not in result.stderr
     assert len(result.stdout.splitlines()) == 256
+
+
+# Packets -------------------------------------------------------------------------------------
+
+
+def packed(packets, rows):
+    """Return packets with numbers, made by hand."""
+    found = []
+    for row in np.float32(rows):
+        body = row.tobytes()
+        check = {
+            "none": b"",
+            "sum8": bytes([sum(body) % 256]),
+            "xor8": bytes([functools.reduce(operator.xor, body)]),
+            "crc16": struct.pack("<H", xmodem(body)),
+            "crc32": struct.pack("<I", zlib.crc32(body)),
+        }
+        found.append(packets.header + body + check[packets.checksum])
+    return found
+
+
+def xmodem(data):
+    """Return the CRC with polynomial 0x1021, bit by bit."""
+    crc = 0
+    for byte in data:
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x1021 if crc & 0x8000 else 0)
+        crc &= 0xFFFF
+    return crc
+
+
+@pytest.mark.parametrize("checksum", ["none", "sum8", "xor8", "crc16", "crc32"])
+@pytest.mark.parametrize("header", [b"", b"\xaa\x55", b"\xaa\xaa\x01"])
+def test_packets_come_in_any_pieces(checksum, header):
+    packets, rows = Packets(3, header=header, checksum=checksum), noise(20, 3)
+    data = b"".join(packed(packets, rows))
+    rng = np.random.default_rng(0)
+    waiting, got = bytearray(), []
+    while data:
+        n = int(rng.integers(1, 40))
+        waiting += data[:n]
+        data = data[n:]
+        got += list(packets.found(waiting))
+    assert np.array_equal([np.frombuffer(body, "<f4") for _, body in got], rows)
+    assert not waiting
+    assert {skipped for skipped, _ in got} == {0}
+
+
+def test_packets_are_found_again_behind_garbage_and_halves():
+    packets, rows = Packets(2, header=b"\xaa\xaa\x01", checksum="crc16"), noise(6, 2)
+    a, b, c, d, e, f = packed(packets, rows)
+    wrong = bytes([*b[:5], b[5] ^ 1, *b[6:]])
+    data = b"\xaa" + a + wrong + c[:7] + d + b"\xaa\xaa" + e + f[:-1]
+    for step in (1, 5, 1000):
+        waiting, got, skipped = bytearray(), [], 0
+        for at in range(0, len(data), step):
+            waiting += data[at : at + step]
+            for before, body in packets.found(waiting):
+                skipped += before
+                got += [body] if body else []
+        assert np.array_equal([np.frombuffer(body, "<f4") for body in got], rows[[0, 3, 4]])
+        assert skipped == 1 + len(wrong) + 7 + 2
+        assert waiting == f[:-1]
+
+
+def test_packets_of_a_serial_port(terminal):
+    ends, name = terminal
+    packets, rows = Packets(2, header=b"\xaa\x55", checksum="xor8"), noise(3, 2)
+    a, b, c = packed(packets, rows)
+    source = Serial(name, timeout_s=0.05, packets=packets)
+    with source:
+        os.write(ends[0], b"\n\xaa" + a + b"boot" + b + c[:4])
+        frames = [next(source).data for _ in range(2)]
+        with pytest.raises(SourceError, match=r"no packet for 0\.05 s"):
+            next(source)
+    assert np.array_equal(frames, rows[:2])
+    assert source.counts == {"garbage": 2, "half_frames": 1, "stalls": 1}
+    with Serial(name, timeout_s=10, packets=packets) as source:
+        os.write(ends[0], a)
+        assert np.array_equal(next(source).data, rows[0])
+        os.close(ends.pop(0))
+        with pytest.raises(SourceError, match="the connection broke"):
+            next(source)
+    for words, said in (
+        ({"size": 0}, "`size` must be a positive integer, got 0"),
+        ({"size": 1, "encoding": "text"}, "`encoding` must be one of s16le, f32le, got 'text'"),
+        ({"size": 1, "checksum": "md5"}, "`checksum` must be one of none, sum8, xor8, crc16"),
+        ({"size": 1, "header": "aa"}, "`header` must be bytes, got 'aa'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Packets(**words)
+
+
+def test_the_command_reads_packets(terminal, command, monkeypatch):
+    import serial
+
+    (ours, _), name = terminal
+    model, run = command
+    opened, rows = serial.serial_for_url, noise(3, 2)
+    packets = Packets(2, header=b"\xaa\x55", checksum="crc32")
+
+    def sent(*words, **options):  # what comes before it is opened, pyserial drops
+        port = opened(*words, **options)
+        os.write(ours, b"".join(packed(packets, rows)))
+        return port
+
+    monkeypatch.setattr(serial, "serial_for_url", sent)
+    address = f"serial:{name}?baud=9600&size=2&header=aa55&checksum=crc32"
+    result = run(address, "--timeout", 0.05, "--retries", 0)
+    assert result.exit_code == 1
+    assert "no packet for 0.05 s" in result.stderr
+    said = np.array([line.split()[1:] for line in result.stdout.splitlines()], float)
+    assert np.allclose(said, model.stream().run(rows), rtol=1e-5)
+
+
+# Cameras -------------------------------------------------------------------------------------
+
+
+def test_the_command_sees_through_a_camera(tmp_path, monkeypatch):
+    """A video file in place of a camera; one that ends has been unplugged."""
+    av = pytest.importorskip("av", reason="the extra `live` is not installed")
+    pytest.importorskip("typer", reason="the command needs the extra `cli`")
+    from typer.testing import CliRunner
+
+    from streamrnn.cli.app import app
+
+    monkeypatch.setitem(CAMERAS, sys.platform, ("avi", str(tmp_path / "{}.avi")))
+    with av.open(str(tmp_path / "0.avi"), "w") as file:
+        track = file.add_stream("ffv1", rate=10)  # lossless
+        track.width, track.height, track.pix_fmt = 4, 2, "gray"
+        for t in range(5):
+            picture = np.full((2, 4), 50 * t, np.uint8)
+            file.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
+        file.mux(track.encode())
+    model = sr.Sequential(sr.Input((2, 4)), sr.Flatten(), sr.GRU(8, 3, seed=0))
+    model.save(tmp_path / "m.safetensors")
+    words = ["run", str(tmp_path / "m.safetensors"), "camera:0", "--retries", "0", "--json"]
+    result = CliRunner().invoke(app, [*words, "--probs"])
+    assert result.exit_code == 1
+    assert "camera 0: the connection broke" in result.stderr
+    *said, _ = [json.loads(line) for line in result.stdout.splitlines()]
+    pictures = np.repeat(np.float32(np.arange(5) * 50 / 255), 8).reshape(5, 2, 4)
+    got = np.float32([[v for k, v in s.items() if k != "time_s"] for s in said])
+    assert np.allclose(got, model.stream().run(pictures), atol=1e-6)
+    assert (np.diff([s["time_s"] for s in said]) > 0).all()
+    result = CliRunner().invoke(app, [*words[:2], "camera:7", *words[3:]])
+    assert result.exit_code == 1
+    assert "camera 7: cannot open it" in result.stderr
+    with Camera("0", 2, 4, 1) as camera:
+        next(camera)
+    assert list(camera) == []
+    monkeypatch.delitem(CAMERAS, sys.platform)
+    with pytest.raises(SourceError, match="cameras are not known on"):
+        Camera("0", 2, 4)

@@ -9,6 +9,7 @@ import pytest
 import streamrnn as sr
 from streamrnn import ConfigError, SourceError
 from streamrnn.decode import Hysteresis
+from streamrnn.frontend import FixedRate, Resampler
 from streamrnn.live import (
     Checked,
     EventSink,
@@ -206,6 +207,35 @@ def test_a_time_that_is_wrong_spoils_no_more_than_ten_frames():
     assert source.counts == {"garbage": 1, "out_of_order": 10}
     old = [(t % 7, 0) for t in range(7, 40)]  # a jumble is no clock
     assert whole(Checked(Given([(100, 0), *old])))[0].tolist() == [100]
+
+
+@pytest.mark.parametrize("begin_s", [0.0, 1.7e9])
+def test_samples_on_time_are_frames_at_once_also_since_1970(begin_s):
+    regular = FixedRate(50, 1)
+    for k in range(500):
+        (frame,) = regular.push(begin_s + k / 50, [k])
+        assert frame[0] == pytest.approx(k, abs=1e-4)
+        assert regular.next_time_s == pytest.approx(begin_s + (k + 1) / 50, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, np.nan, -1, True, [1]])
+def test_wrong_arguments_are_named(wrong):
+    for name in ("rate_hz", "channels", "max_gap_s"):
+        with pytest.raises(ConfigError, match=f"FixedRate: `{name}` must be a positive"):
+            FixedRate(**{"rate_hz": 1, "channels": 1, name: wrong})
+    for name in ("from_hz", "to_hz", "channels"):
+        with pytest.raises(ConfigError, match=f"Resampler: `{name}` must be a positive"):
+            Resampler(**{"from_hz": 1, "to_hz": 1, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("time_s", "x"), [("x", [1]), (None, [1]), (0, ["a"]), (0, [1j]), (0, [[1], [2, 3]]), (0, None)]
+)
+def test_wrong_samples_are_refused_and_change_nothing(time_s, x):
+    regular = FixedRate(1, 1)
+    with pytest.raises(sr.FrameError, match=r"FixedRate\(1, 1, .*: (time|sample)"):
+        regular.push(time_s, x)
+    assert regular.push(0, [1]).tolist() == [[1]]
 
 
 # Several inputs ------------------------------------------------------------------------------

@@ -453,3 +453,16 @@ def test_public_names_are_sorted_and_documented() -> None:
         for method, function in vars(thing).items() if inspect.isclass(thing) else ():
             assert method.startswith("_") or not callable(function) or inspect.getdoc(function)
     assert sr.metrics is metrics
+
+
+def test_what_is_saved_of_a_long_configuration_is_said_briefly() -> None:
+    long, other = EditDistance("a" * 5000), EditDistance("b" * 5000)
+    with pytest.raises(sr.StateError) as caught:
+        long.restore(other.snapshot())
+    assert len(str(caught.value)) < 600
+    assert "(50" in str(caught.value)
+    one, two = np.arange(5000), np.arange(5000)
+    two[2500] = -1  # numpy's repr leaves it out
+    with pytest.raises(sr.StateError, match="does not fit"):
+        EditDistance(one).restore(EditDistance(two).snapshot())
+    EditDistance(one).restore(EditDistance(one).snapshot())

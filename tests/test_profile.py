@@ -57,3 +57,6 @@ def test_frames_that_do_not_fit():
         profile(sr.Model({"a": two[0], "b": two[1]}, sr.concat(*two)), np.zeros((1, 3)))
     with pytest.raises(sr.FrameError, match=r"expects frames \(T, 3\), at least one, got shape"):
         profile(sr.GRUCell(3, 4), np.zeros((0, 3)))
+    for rounds in (0, 1.5, None):
+        with pytest.raises(sr.ConfigError, match="profile: `rounds` must be a positive integer"):
+            profile(sr.GRUCell(3, 4), np.zeros((1, 3)), rounds)

@@ -95,7 +95,8 @@ def arrays_of(option: str, texts: Sequence[str] | None) -> dict[str, npt.NDArray
     found = {}
     for name, path in _pairs(option, texts).items():
         try:
-            array = np.load(path, allow_pickle=False)
+            with open(path, "rb") as file:
+                array = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise FileError(f"{option} {name}: cannot read {path} as .npy: {error}") from None
         if not isinstance(array, np.ndarray):

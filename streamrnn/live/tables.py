@@ -90,8 +90,9 @@ class Npz(Source):
         positive("Npz", "frame_rate_hz", frame_rate_hz)
         self.frame_rate_hz = frame_rate_hz
         try:
-            found = np.load(path, allow_pickle=False)
-            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+            with open(path, "rb") as file:
+                found = np.load(file, allow_pickle=False)
+                arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise SourceError(f"{path}: cannot read it as .npz: {error}") from None
         fits = arrays.keys() >= set(names) and all(arrays[n].ndim for n in names)
