@@ -109,6 +109,7 @@ from .reference import ReferenceStream
 from .stream import Stream
 from .variants import GRUVariant, LSTMVariant, RNNVariant
 from .version import VERSION
+from .warm import Warmup, warmup
 from .weights import load_weights
 
 __version__ = VERSION
@@ -245,6 +246,7 @@ __all__ = [
     "Transpose",
     "Trunc",
     "Value",
+    "Warmup",
     "WeightError",
     "Where",
     "Window",
@@ -257,6 +259,7 @@ __all__ = [
     "load_weights",
     "lstm_weights",
     "rnn_weights",
+    "warmup",
 ]
 
 

@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from .errors import GraphError, StateError
 from .graph import Clock, Graph, Node, Shape, Value
+from .kernels.compile import prepare
 from .kernels.product import pack
 from .kernels.simd import host
-from .kernels.tape import ROW, Kernel, number
+from .kernels.tape import LOOP, ROW, Kernel, number
 from .ops.concat import gather
 from .ops.past import retain
 from .rewrite import fold_batch_norm
@@ -347,13 +348,19 @@ class Program:
         self.weights.flags.writeable = False
         self.owners = tuple(low._owners)
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
-        self.tape = np.zeros((len(low._rows), ROW), np.int64)
-        for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):
-            row[:] = kernel.row(
-                [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()]
-            )
+        self._rows = [
+            (kernel, [low._operand(kind, operands[n]) for n, kind in kernel.parameters.items()])
+            for kernel, operands in low._rows
+        ]
         # What a change replaces is kept; the text waits until somebody asks.
         self._weights = [node.op.weights for node in graph.nodes]
+
+    @functools.cached_property
+    def tape(self) -> npt.NDArray[np.int64]:
+        """The rows [shape=(rows, ROW)]; kernels that the cache lacks are compiled now."""
+        prepare([LOOP, *self.kernels])
+        rows = [kernel.row(operands) for kernel, operands in self._rows]
+        return np.array(rows, np.int64).reshape(-1, ROW)
 
     @functools.cached_property
     def fingerprint(self) -> str:
