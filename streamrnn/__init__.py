@@ -111,6 +111,7 @@ from .reference import ReferenceStream
 from .stream import Stream
 from .variants import GRUVariant, LSTMVariant, RNNVariant
 from .version import VERSION
+from .warm import Warmup, warmup
 from .weights import load_weights
 
 __version__ = VERSION
@@ -250,6 +251,7 @@ __all__ = [
     "Transpose",
     "Trunc",
     "Value",
+    "Warmup",
     "WeightError",
     "Where",
     "Window",
@@ -262,6 +264,7 @@ __all__ = [
     "load_weights",
     "lstm_weights",
     "rnn_weights",
+    "warmup",
 ]
 
 

@@ -12,7 +12,7 @@ from .errors import ConfigError, FrameError, NonFiniteError, StreamError
 from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Shape, describe
 from .kernels import pool as loop
-from .kernels.pool import SLOT_BITS, advance_pool, check_pool, pool_job
+from .kernels.pool import ADVANCE, CHECK, SLOT_BITS, pool_job
 from .kernels.tape import MISMATCH, NONFINITE, ROW
 from .kernels.team import Team, check_threads
 from .program import LINE, aligned, whole
@@ -102,7 +102,7 @@ class Pool:
         plan[loop.OUTPUT_CLOCK] = program.output_clock
         plan[loop.POLICY] = POLICIES[on_nonfinite]
         plan[loop.HELD] = self._held
-        self._check, self._advance = check_pool(), advance_pool()
+        self._check, self._advance = CHECK.compiled, ADVANCE.compiled
         self._team = Team.of(self.threads) if self.threads > 1 else None
         self._job = int(pool_job().address) if self._team else 0
         # The shapes of a row, where there is one input, of float32, and one output.

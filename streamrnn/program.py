@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from .errors import GraphError, StateError
 from .graph import Clock, Graph, Node, Shape, Value
-from .kernels.pool import EACH, HOW, MANY, TOGETHER
+from .kernels.compile import prepare
+from .kernels.pool import ADVANCE, CHECK, EACH, HOW, MANY, TOGETHER
 from .kernels.product import pack
 from .kernels.simd import host
-from .kernels.tape import ROW, Kernel, number
+from .kernels.tape import LOOP, ROW, Kernel, number
 from .ops.concat import gather
 from .ops.past import retain
 from .rewrite import fold_batch_norm
@@ -269,26 +270,29 @@ class Lowering:
             return number(operand)
         return int(operand)
 
-    def row(self, kernel: Kernel, operands: Mapping[str, Any]) -> list[int]:
-        """Return the tape's row for a kernel, with the places that values have now."""
-        return kernel.row(
-            [self._operand(kind, operands[name]) for name, kind in kernel.parameters.items()]
-        )
+    def operands(self, kernel: Kernel, given: Mapping[str, Any]) -> list[int]:
+        """Return the operands of a kernel's row, with the places that values have now."""
+        return [self._operand(kind, given[name]) for name, kind in kernel.parameters.items()]
 
-    def pool_row(self, r: int) -> tuple[list[int], list[int]]:
-        """Return row r for a pool's tape, and how it is called there; see ``kernels/pool.py``."""
+    def pool_row(self, r: int) -> tuple[Kernel, list[int], list[int]]:
+        """Return the kernel of row r in a pool, its operands, and how it is called there.
+
+        See ``kernels/pool.py``.
+        """
         kernel, operands = self._rows[r]
         frames = self._clocks.index(operands["T"])
         if not {"State", "Index"} & set(kernel.parameters.values()):
-            return self.row(kernel, operands), [TOGETHER, frames]
+            return kernel, self.operands(kernel, operands), [TOGETHER, frames]
         if kernel.many is not None and len({c for c in operands.values() if type(c) is Clock}) == 1:
-            return self.row(*self._many[r]), [MANY, frames]
+            many, given = self._many[r]
+            return many, self.operands(many, given), [MANY, frames]
         moving = [
             (i, operands[f"{name}_step"], self._clocks.index(operands[name].clock))
             for i, (name, kind) in enumerate(kernel.parameters.items(), 1)
             if kind == "Scratch" and f"{name}_step" in kernel.parameters
         ]
-        return self.row(kernel, operands), [EACH, frames, len(moving), *itertools.chain(*moving)]
+        how = [EACH, frames, len(moving), *itertools.chain(*moving)]
+        return kernel, self.operands(kernel, operands), how
 
     def largest_block(self, most: int, pool: bool = False) -> int:
         """Return how many frames at once, `most` or a half, a quarter, …, scratch has room for."""
@@ -344,6 +348,10 @@ class PoolTape:
     scratch_size: int
     input_place: tuple[int, int]
     output_place: tuple[int, int]
+
+
+def _table(rows: list[list[int]], width: int) -> npt.NDArray[np.int64]:
+    return np.array(rows, np.int64).reshape(-1, width)
 
 
 def _check(what: str, floats: int) -> None:
@@ -427,14 +435,18 @@ class Program:
         self.owners = tuple(low._owners)
         self.work = tuple(low._work)
         self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
-        self.tape = np.zeros((len(low._rows), ROW), np.int64)
-        for row, (kernel, operands) in zip(self.tape, low._rows, strict=True):
-            row[:] = low.row(kernel, operands)
+        self._rows = [(kernel, low.operands(kernel, given)) for kernel, given in low._rows]
         low._weight_offsets.clear()  # they are in `weights` now
         low._shared.clear()
         self._lowered, self._source, self._result = low, source, result
         # What a change replaces is kept; the text waits until somebody asks.
         self._weights = [node.op.weights for node in graph.nodes]
+
+    @functools.cached_property
+    def tape(self) -> npt.NDArray[np.int64]:
+        """The rows [shape=(rows, ROW)]; kernels that the cache lacks are compiled now."""
+        prepare([LOOP, *self.kernels])
+        return _table([kernel.row(operands) for kernel, operands in self._rows], ROW)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -448,14 +460,12 @@ class Program:
         group = low.largest_block(MAX_GROUP, pool=True)
         scratch_size = low._arrange(group, pool=True)
         _check("scratch", scratch_size)
-        tape = np.zeros((len(low._rows), ROW), np.int64)
-        how = np.zeros((len(low._rows), HOW), np.int64)
-        for r in range(len(low._rows)):
-            tape[r], way = low.pool_row(r)
-            how[r, : len(way)] = way
+        rows = [low.pool_row(r) for r in range(len(low._rows))]
+        prepare([CHECK, ADVANCE, *{id(kernel): kernel for kernel, _, _ in rows}.values()])
+        how = [[*way, *[0] * (HOW - len(way))] for _, _, way in rows]
         return PoolTape(
-            tape,
-            how,
+            _table([kernel.row(operands) for kernel, operands, _ in rows], ROW),
+            _table(how, HOW),
             group,
             scratch_size,
             (source.place.offset, source.step),

@@ -13,6 +13,7 @@ from .export import export
 from .info import info
 from .run import run
 from .verify import verify
+from .warmup import warmup
 
 __all__ = ["app"]
 
@@ -54,5 +55,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, run, export, verify):
+for command in (info, run, export, verify, warmup):
     app.command()(command)

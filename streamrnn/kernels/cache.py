@@ -8,9 +8,11 @@ Each stamp has a folder of its own; nothing in it is ever wrong, so nothing need
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -24,7 +26,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 
 from .simd import host_description
 
-__all__ = ["KernelCache", "cache_folder", "source_stamp"]
+__all__ = ["KernelCache", "cache_folder", "source_stamp", "writable"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -45,7 +47,8 @@ def source_stamp() -> str:
     return digest.hexdigest()[:16]
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder; it is made where it can be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -78,8 +81,8 @@ def cache_folder() -> Path:
     """Return the folder of compiled kernels for this source, numba and CPU.
 
     ``STREAMRNN_CACHE_DIR`` if set, else beside the package, else, where the package is read-only,
-    the user's cache folder, else (nothing is writable) a temporary folder of this process.
-    A folder that already holds this stamp is used even if it is read-only.
+    the user's cache folder, else (nothing is writable) a temporary folder of this process, of which
+    a warning tells. A folder that already holds this stamp is used even if it is read-only.
     """
     chosen = os.environ.get("STREAMRNN_CACHE_DIR")
     roots = [Path(chosen)] if chosen else [PACKAGE / "__pycache__", _user_cache() / "streamrnn"]
@@ -87,10 +90,18 @@ def cache_folder() -> Path:
         folder = root / f"kernels-{source_stamp()}"
         if folder.is_dir():
             return folder
-        if _writable(folder):
+        if writable(folder):
             _prune(root)
             return folder
-    return Path(tempfile.mkdtemp(prefix="streamrnn-kernels-"))
+    logging.getLogger("streamrnn").warning(
+        "compiled kernels cannot be kept: none of %s can be written, so every process compiles "
+        "anew; set STREAMRNN_CACHE_DIR, or run `streamrnn warmup` where one can",
+        ", ".join(map(str, roots)),
+    )
+    folder = Path(tempfile.mkdtemp(prefix="streamrnn-")) / f"kernels-{source_stamp()}"
+    folder.mkdir()
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    return folder
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
@@ -125,9 +136,26 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
+            if self._of_the_library:
+                # numba's own form first imports all that it may ever compile (scipy and cffi
+                # included; a quarter of a second). Our machine code calls none of it.
+                return self._load_overload(sig, target_context)
             return super().load_overload(sig, target_context)
         except Exception:  # a damaged file, whatever the damage: compile again
             return None
+
+    @property
+    def _of_the_library(self) -> bool:
+        return bool(self._impl.locator.file.is_relative_to(PACKAGE))
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Whether there is a compiled form for this signature; it is not loaded."""
+        try:
+            key = self._index_key(sig, target_context.codegen())
+            name = self._cache_file._load_index().get(key)
+            return name is not None and (cache_folder() / name).is_file()
+        except Exception:  # a damaged index
+            return False
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):  # full disk, read-only folder: compile again next time

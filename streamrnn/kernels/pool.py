@@ -12,18 +12,17 @@ not. At each clock those that have one lie side by side, in order; ``place`` say
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.core.ccallback import CFunc
 
 from .atomic import add
 from .cache import KernelCache
 from .simd import at, bits, call, floats, ints, truths
-from .tape import _OPTIONS, HOLD, MISMATCH, RAISE, ROW, copy, emitted, finite, helper
+from .tape import _OPTIONS, HOLD, MISMATCH, RAISE, ROW, Loop, copy, emitted, finite, helper
 
-__all__ = ["EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "advance_pool", "check_pool", "pool_job"]
+__all__ = ["ADVANCE", "CHECK", "EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "pool_job"]
 
 # Fields of a pool's plan.
 (
@@ -191,32 +190,17 @@ _Y = types.float32[::1]
 _DUE = types.boolean[::1]
 
 
-def _compiled(function: Callable[..., Any], signature: Any) -> Any:
-    compiled = njit(function, **_OPTIONS)
-    compiled._cache = KernelCache(function)
-    compiled.compile(signature)
-    compiled.disable_compile()
-    return compiled
+CHECK = Loop(_check_pool, types.int64(types.int64, _IDS, _X, _Y, _DUE))
+"""``check(plan, ids, x, y, due) -> code``, which changes no state.
 
+0 if the streams with these ids can take a step; MISMATCH where arrays do not fit, else what is
+wrong with the stream ``plan[WRONG]``."""
 
-@functools.cache
-def check_pool() -> Callable[[int, Any, Any, Any, Any], int]:
-    """Return the compiled ``check(plan, ids, x, y, due) -> code``, which changes no state.
+ADVANCE = Loop(_advance_pool, types.void(types.int64, _IDS, _X, _Y, _DUE))
+"""``advance(plan, ids, x, y, due)``: the streams `ids` take a step.
 
-    0 if the streams with these ids can take a step; MISMATCH where arrays do not fit, else what is
-    wrong with the stream ``plan[WRONG]``.
-    """
-    return _compiled(_check_pool, types.int64(types.int64, _IDS, _X, _Y, _DUE))  # type: ignore[no-any-return]
-
-
-@functools.cache
-def advance_pool() -> Callable[[int, Any, Any, Any, Any], None]:
-    """Return the compiled ``advance(plan, ids, x, y, due)``.
-
-    The streams `ids` take a step: row j of `x` is the frame of the j-th, row j of `y` its output
-    where ``due[j]``, else NaN. All has been checked by `check_pool`.
-    """
-    return _compiled(_advance_pool, types.void(types.int64, _IDS, _X, _Y, _DUE))  # type: ignore[no-any-return]
+Row j of `x` is the frame of the j-th, row j of `y` its output where ``due[j]``, else NaN. All has
+been checked by ``CHECK``."""
 
 
 @functools.cache

@@ -34,16 +34,19 @@ from typing import Any
 
 from numba import njit, types
 from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
 
 from .atomic import alone
 from .cache import KernelCache
 from .simd import as_floats, as_longs, at, bits, call, floats, ints, lanes, load, splat, store
 
 __all__ = [
+    "LOOP",
     "ROW",
     "Frames",
     "Index",
     "Kernel",
+    "Loop",
     "Member",
     "Number",
     "Place",
@@ -136,6 +139,20 @@ class Kernel:
     @functools.cached_property
     def compiled(self) -> Any:
         """The C function, taken from the cache or compiled now."""
+        self._entry.compile()
+        return self._entry
+
+    def is_kept(self, on_disk: bool = False) -> bool:
+        """Whether it need not be compiled: it has been (unless on disk is asked), or is cached."""
+        if "compiled" in self.__dict__ and not on_disk:
+            return True
+        entry, context = self._entry, cpu_target.target_context
+        kept: Any = entry._cache
+        return isinstance(kept, KernelCache) and kept.holds(entry._sig, context)
+
+    @functools.cached_property
+    def _entry(self) -> Any:
+        """The C function before it is compiled."""
         arguments = ", ".join(
             _PARAMETERS[kind].format(i=i) for i, kind in enumerate(self.parameters.values(), 1)
         )
@@ -165,7 +182,6 @@ class Kernel:
         entry: Any = CFunc(function, (signature.args, types.void), {}, dict(_OPTIONS))
         if Path(self.file).is_file():  # a kernel typed at a prompt has no file to watch
             entry._cache = KernelCache(function)
-        entry.compile()
         return entry
 
     @functools.cached_property
@@ -338,7 +354,37 @@ def _advance(plan_address: int, n_frames: int, x: Any, y: Any) -> int:
     return written
 
 
-@functools.cache
+class Loop:
+    """A loop over a tape: made ready like a kernel, but called from Python."""
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        self.function, self.signature = function, signature
+        self.name = function.__name__.lstrip("_")
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """The function, taken from the cache or compiled now."""
+        self._entry.compile(self.signature)
+        self._entry.disable_compile()
+        return self._entry
+
+    def is_kept(self, on_disk: bool = False) -> bool:
+        """Whether it need not be compiled, as for a kernel."""
+        if "compiled" in self.__dict__ and not on_disk:
+            return True
+        return bool(self._entry._cache.holds(self.signature, cpu_target.target_context))
+
+    @functools.cached_property
+    def _entry(self) -> Any:
+        function = njit(self.function, **_OPTIONS)
+        function._cache = KernelCache(self.function)
+        return function
+
+
+_FRAMES = types.Array(types.float32, 1, "C", readonly=True)
+LOOP = Loop(_advance, types.int64(types.int64, types.int64, _FRAMES, types.float32[::1]))
+
+
 def advance() -> Callable[[int, int, Any, Any], int]:
     """Return the compiled ``advance(plan, n_frames, x, y) -> frames written``.
 
@@ -346,9 +392,4 @@ def advance() -> Callable[[int, int, Any, Any], int]:
     blocks; it returns the number of frames written or, with nothing done, a negative code. `y` has
     room for just the frames that are due, or for one where `n_frames` is one.
     """
-    function = njit(_advance, **_OPTIONS)
-    function._cache = KernelCache(_advance)
-    frames = types.Array(types.float32, 1, "C", readonly=True)
-    function.compile(types.int64(types.int64, types.int64, frames, types.float32[::1]))
-    function.disable_compile()
-    return function  # type: ignore[no-any-return]
+    return LOOP.compiled  # type: ignore[no-any-return]

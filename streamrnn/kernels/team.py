@@ -73,8 +73,8 @@ WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
 SLEEPERS, MEMBERS, OTHERS, ENOUGH = range(4)
 
 PATIENCE = 4000
-"""Looks at a word, with a pause after each, before a thread gives way: about half a millisecond. A
-system moves threads that share a core apart, but hardly those that hand it on to each other sooner."""
+"""Looks at a word, with a pause after each, before a thread gives way: about half a millisecond.
+A system moves threads that share a core apart, but hardly those that hand it on to each other."""
 
 YIELDS = 100
 """Looks at a word, giving way after each, before a member goes to sleep."""

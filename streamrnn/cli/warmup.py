@@ -1,0 +1,87 @@
+"""``streamrnn warmup``: kernels compiled when a machine or an image is set up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..files import load
+from ..kernels.cache import cache_folder
+from ..kernels.compile import Part
+from ..layer import Layer
+from ..warm import parts_of
+from ..warm import warmup as warm_up
+from .known import recognised
+from .options import Constants, Shapes, States, reading
+
+__all__ = ["warmup"]
+
+
+def warmup(
+    models: Annotated[
+        list[Path] | None, typer.Argument(help="Model files; their kernels are compiled.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compile every kernel that the library has.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Processes that compile; one for each CPU unless said."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List the kernels and compile nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compile nothing; exit code 1 if a kernel is missing.")
+    ] = False,
+    shape: Shapes = None,
+    constant: Constants = None,
+    state: States = None,
+) -> None:
+    """Compile what models need, so that their first stream on this machine starts at once.
+
+    Exit code 1 if a model cannot be loaded, a kernel is missing (--check) or the kernels cannot be
+    kept; 2 if an argument is wrong.
+    """
+    if everything == bool(models):
+        raise typer.BadParameter("name model files, or say --all", param_hint="MODELS")
+    loaded = [_load(path, reading(path, shape, constant, state)) for path in models or ()]
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if show or check:
+        _look(console, parts_of(*loaded), show, check)
+        return
+    columns = (TextColumn("compiling kernels"), BarColumn(), MofNCompleteColumn())
+    err = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        done = warm_up(
+            *loaded, jobs=jobs, told=lambda n, of: bar.update(task, completed=n, total=of)
+        )
+    console.print(f"{done.kernels} kernels, {done.compiled} compiled now in {done.seconds:.1f} s")
+    console.print(f"kept in {done.folder}")
+    _look(console, parts_of(*loaded), show=False, check=True, from_disk=True)
+
+
+def _load(path: Path, options: dict[str, object]) -> Layer:
+    if path.suffix == ".onnx" and not any(options.values()):
+        options = {**options, **recognised(path).options}
+    return load(path, **options)
+
+
+def _look(
+    console: Console, parts: list[Part], show: bool, check: bool, from_disk: bool = False
+) -> None:
+    """List what there is; end with 1 if it is to be checked and something is missing."""
+    kept = {part.name: part.is_kept(from_disk) for part in parts}
+    missing = [name for name, there in kept.items() if not there]
+    for name, there in sorted(kept.items()) if show else ():
+        console.print(f"{'kept   ' if there else 'missing'} {name}")
+    if show or (check and not from_disk):
+        console.print(f"{len(kept)} kernels, {len(missing)} missing in {cache_folder()}")
+    if check and missing:
+        console.print(f"missing: {', '.join(sorted(missing))}")
+        raise typer.Exit(1)
