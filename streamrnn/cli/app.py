@@ -11,6 +11,7 @@ from ..errors import StreamrnnError
 from ..version import VERSION
 from .export import export
 from .info import info
+from .quantize import quantize
 from .run import run
 from .verify import verify
 
@@ -54,5 +55,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, run, export, verify):
+for command in (info, run, export, verify, quantize):
     app.command()(command)

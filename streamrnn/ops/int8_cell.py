@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
-from ..graph import Shape
+from ..graph import Node, Shape, Value
 from ..kernels.integer_product import MAX_INPUTS
 from .cell import Cell
 from .int8_product import int8_initial, product, write_product
@@ -32,6 +32,13 @@ class Int8Cell(Cell):
 
     replaces: ClassVar[type[Cell]]
     """The cell with float32 weights."""
+
+    @staticmethod
+    def multiplies(weight: str, node: Node) -> Value:
+        """Return the value whose frames are multiplied by a weight of the cell that is replaced."""
+        if weight == "weight_ih":
+            return node.args[0]
+        return node.args[1] if len(node.args) > 1 else node.value  # h, one frame later
 
     def check(self) -> None:
         super().check()

@@ -22,6 +22,7 @@ from .linear import Linear
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
+    from ..graph import Node, Value
     from ..program import Location, Lowering
     from .recorder import Recorder
 
@@ -96,6 +97,11 @@ class Int8Linear(Linear):
     replaces: ClassVar[type[Op]] = Linear
 
     scaled = None  # type: ignore[assignment]  # a scale folded in would be rounded again
+
+    @staticmethod
+    def multiplies(weight: str, node: Node) -> Value:
+        """Return the value whose frames are multiplied by a weight of the op that is replaced."""
+        return node.args[0]
 
     def check(self) -> None:
         super().check()

@@ -32,15 +32,39 @@ def scale_name(weight: str) -> str:
     return f"scale_{weight.removeprefix('weight_')}"
 
 
-def int8_rows(weight: Array) -> tuple[Array, Array]:
+DAMPING = 0.01
+"""Of the inputs' mean power, added to each input's own: inputs that never move count a little."""
+
+
+def int8_rows(weight: Array, moments: Array | None = None) -> tuple[Array, Array]:
     """Return a weight (O, …) as int8, and the scale of each of its rows, float32 (O,).
 
-    The largest of a row becomes 127 or -127; a row of zeros has scale 1.
+    The largest of a row becomes 127 or -127; a row of zeros has scale 1. Without `moments` each
+    number is rounded by itself.
+
+    Parameters
+    ----------
+    weight : float32 [shape=(O, …)]
+        What to round.
+    moments : float64 [shape=(K, K)], optional
+        The sum of ``x x^T`` over inputs x of a weight (O, K). Numbers are then rounded one column
+        after another, and what a column is off by is made up for in those to come, as far as their
+        inputs move together: Frantar et al., "GPTQ", 2022, equations 2 and 3.
     """
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     scale = np.where(largest > 0, largest / np.float32(127.0), np.float32(1.0)).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)  # whatever is smaller rounds to zero
-    return np.rint((weight.T / scale).T).astype(np.int8), scale
+    if moments is None or not moments.any():
+        return np.rint((weight.T / scale).T).astype(np.int8), scale
+    left = weight.astype(np.float64) / scale[:, None]
+    power = DAMPING * np.trace(moments) / len(moments)
+    upper = np.linalg.cholesky(np.linalg.inv(moments + power * np.eye(len(moments)))).T
+    rounded = np.empty(weight.shape, np.int8)
+    for k in range(weight.shape[1]):
+        rounded[:, k] = np.clip(np.rint(left[:, k]), -127, 127)
+        error = (left[:, k] - rounded[:, k]) / upper[k, k]
+        left[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
+    return rounded, scale
 
 
 def int8_initial(name: str, shape: Shape, rng: np.random.Generator, inputs: int) -> Array:
