@@ -1,16 +1,20 @@
 """int8 weights beside float32 and beside onnxruntime's int8: time of a step, bytes and errors.
 
 Cells have seeded weights and read noise; Silero VAD and NSNet2 read 30 seconds of speech. A step is
-``stream.step(x, out=y)`` from Python; onnxruntime's is its own dynamic quantisation of our float step
-graph (DynamicQuantizeLSTM; GRU and RNN have no int8 form there), with io-binding, on one thread. All
-take turns; medians. Errors are those over 10,000 frames, each model with its own states.
-``python benchmarks/int8.py`` writes ``int8.md`` and ``int8.json`` to benchmarks/results.
+``stream.step(x, out=y)`` from Python; onnxruntime's is its own dynamic quantisation of our float
+step graph (DynamicQuantizeLSTM; GRU has no int8 form there, its products have), with io-binding, on
+one thread. All take turns; medians. Errors are those over 10,000 frames, each model with its own
+states. dB is the ratio of the output's power to that of its error.
+
+``python benchmarks/int8.py`` writes ``int8.md`` and ``int8.json`` to benchmarks/results; with
+``--only WORD`` it measures the models whose name holds the word, and keeps the others' results.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib
 import json
 import sys
@@ -145,33 +149,48 @@ def row(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Measure everything and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="where to write")
-    out: Path = parser.parse_args().out
-    results = []
+def cases() -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what measures each model, by its name."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+
+    def add(label: str, make: Callable[[], sr.Layer], peer: bool) -> None:
+        xs = np.random.default_rng(1).standard_normal((2000, 40)).astype(np.float32)
+        found[label] = lambda: measured(label, seeded(make()), xs, peer)
+
     for kind in (sr.LSTM, sr.GRU, sr.RNN):
         for hidden in (64, 128, 256, 512, 1024):
-            model = seeded(kind(40, hidden))
-            xs = np.random.default_rng(1).standard_normal((2000, 40)).astype(np.float32)
-            peer = kind is sr.LSTM or hidden == 256
-            results.append(measured(f"{kind.__name__} 40, {hidden}", model, xs, peer))
-            print(" | ".join(row(results[-1])), flush=True)
-    model = seeded(sr.LSTM(40, 256, 3))
-    results.append(measured("3 x LSTM 40, 256", model, xs, True))
-    print(" | ".join(row(results[-1])), flush=True)
-    for label, (model, xs) in real_cases().items():
-        results.append(measured(label, model, xs, False))
-        print(" | ".join(row(results[-1])), flush=True)
+            peer = kind is sr.LSTM or (kind is sr.GRU and hidden == 256)
+            label = f"{kind.__name__} 40, {hidden}"
+            add(label, functools.partial(kind, 40, hidden), peer)
+    add("3 x LSTM 40, 256", lambda: sr.LSTM(40, 256, 3), True)
+    for label in ("Silero VAD", "NSNet2"):
+        found[label] = lambda label=label: measured(label, *real_cases()[label], peer=False)
+    return found
+
+
+def main() -> None:
+    """Measure everything, or some models, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="where to write")
+    parser.add_argument("--only", default="", metavar="WORD", help="models whose name holds it")
+    given = parser.parse_args()
+    file, results = given.out / "int8.json", {}
+    if given.only and file.exists():
+        results = {found["model"]: found for found in json.loads(file.read_text())["results"]}
+    every = cases()
+    for label, measure in every.items():
+        if given.only in label:
+            results[label] = measure()
+            print(" | ".join(row(results[label])), flush=True)
+    ordered = [results[label] for label in every if label in results]
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     known = {**machine(), "date": now}
-    note = "# int8 beside float32\n\n" + "\n".join((__doc__ or "").splitlines()[2:-2]) + "\n"
+    note = "# int8 beside float32\n\n" + (__doc__ or "").split("\n\n")[1] + "\n"
     lines = [note, *(f"- {key}: {value}" for key, value in known.items()), ""]
-    lines += [table([HEADS, *map(row, results)]), ""]
-    (out / "int8.md").write_text("\n".join(lines))
-    content = {"machine": known, "results": results}
-    (out / "int8.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    lines += [table([HEADS, *map(row, ordered)]), ""]
+    (given.out / "int8.md").write_text("\n".join(lines))
+    content = {"machine": known, "results": ordered}
+    file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

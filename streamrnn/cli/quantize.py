@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..errors import FileError
 from ..files import load
-from ..layer import Layer
+from ..layer import Model
 from ..live.source import needed
 from .options import AsJson, Constants, Shapes, States, finite, frames_of, reading
 
@@ -64,7 +64,7 @@ def quantize(
         Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(str(report))
 
 
-def _recording(file: Path, layer: Layer) -> Any:
+def _recording(file: Path, layer: Model) -> Any:
     """Return a recording: frames in a NumPy file, or a sound cut into the model's frames."""
     program = layer.program()
     if file.suffix != ".wav":
