@@ -149,6 +149,12 @@ def row(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def real(label: str) -> dict[str, Any]:
+    """Return what a published model costs."""
+    model, xs = real_cases()[label]
+    return measured(label, model, xs, peer=False)
+
+
 def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     """Return what measures each model, by its name."""
     found: dict[str, Callable[[], dict[str, Any]]] = {}
@@ -164,7 +170,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
             add(label, functools.partial(kind, 40, hidden), peer)
     add("3 x LSTM 40, 256", lambda: sr.LSTM(40, 256, 3), True)
     for label in ("Silero VAD", "NSNet2"):
-        found[label] = lambda label=label: measured(label, *real_cases()[label], peer=False)
+        found[label] = functools.partial(real, label)
     return found
 
 
