@@ -203,6 +203,24 @@ def test_rows_of_bytes_are_exact_on_every_path(form: str, lanes: int, tmp_path: 
     subprocess.run([sys.executable, "-c", EXACT], check=True, env=os.environ | own, cwd=root)
 
 
+def test_the_bytes_of_arm_are_exact_with_plain_multiplications(tmp_path: Path) -> None:
+    """The form "dot" where there is no ``sdot``: what it multiplies, and what makes up for it."""
+    patch = (
+        "import dataclasses, streamrnn.kernels.simd as simd\n"
+        "target = dataclasses.replace(simd.host(), bytes='dot')\n"
+        "simd.host = lambda: target\n"
+    )
+    own = {"STREAMRNN_CACHE_DIR": str(tmp_path)}
+    root = str(Path(sr.__file__).parents[1])
+    code = [sys.executable, "-c", patch + EXACT]
+    subprocess.run(code, check=True, env=os.environ | own, cwd=root)
+
+
+def test_an_arm_with_dot_products_uses_them() -> None:
+    assert byte_forms({"neon": True, "dotprod": True}, 4) == ("dot", "plain")
+    assert byte_forms({"neon": True}, 4) == ("plain",)
+
+
 # Real models, the command -----------------------------------------------------------------------
 
 
