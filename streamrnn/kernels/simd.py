@@ -354,8 +354,8 @@ def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) 
                 kind = ir.FunctionType(vector, [vector, quads, quads])
                 name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
                 function = cgutils.get_or_insert_function(builder.module, kind, name)
-                pair = [builder.bitcast(v, quads) for v in (same, weights)]
-                return builder.call(function, [sums, *pair])
+                both = [builder.bitcast(v, quads) for v in (same, weights)]
+                return builder.call(function, [sums, *both])
         if host().bytes == "pairs":
             halves = ir.VectorType(ir.IntType(16), 2 * width)
             eight = _constant(2 * width, 8, ir.IntType(16))
