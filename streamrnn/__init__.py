@@ -66,7 +66,11 @@ from .ops.fourier import IRFFT, RFFT
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
+from .ops.int8_gru_cell import Int8GRUCell
+from .ops.int8_linear import Int8Linear
 from .ops.int8_lstm import Int8LSTM
+from .ops.int8_lstm_cell import Int8LSTMCell
+from .ops.int8_rnn_cell import Int8RNNCell
 from .ops.integer_linear import IntegerLinear
 from .ops.linear import Linear
 from .ops.lstm import LSTM, LSTMCell
@@ -170,7 +174,11 @@ __all__ = [
     "Hardtanh",
     "IRFFT",
     "Input",
+    "Int8GRUCell",
     "Int8LSTM",
+    "Int8LSTMCell",
+    "Int8Linear",
+    "Int8RNNCell",
     "IntegerLinear",
     "IsInf",
     "IsNaN",

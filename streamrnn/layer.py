@@ -241,6 +241,49 @@ class Layer:
     def state(self, values: Mapping[str, Any]) -> None:
         self._stream.state = values
 
+    def quantize(
+        self,
+        mode: str,
+        *,
+        calibration: Any = None,
+        keep: Sequence[str] = (),
+        min_snr_db: float = 20.0,
+    ) -> Model:
+        """Return a new model with weights in fewer bytes; this one stays as it is.
+
+        Parameters
+        ----------
+        mode : str
+            ``"int8"``: recurrent cells and linear layers of at least 1,024 weights get weights of
+            one byte, with a scale for each output. What they multiply is rounded to bytes frame by
+            frame, each in its own range, so that nothing is ever cut off; sums are exact, states
+            stay float32.
+        calibration : array, tuple of arrays, or iterable of these, optional
+            Recordings (T, *shape) like those that the model will meet. Weights are then rounded so
+            that what is multiplied in these recordings gives the least error, not each by itself;
+            and an op that alone would bring the outputs closer to their error than `min_snr_db`
+            stays float32.
+        keep : sequence of str
+            Ops that shall stay float32, by their names.
+        min_snr_db : float
+            Power of the outputs over that of their error, dB.
+
+        Returns
+        -------
+        Model
+            Its ``metadata["quantization"]`` says which ops were quantised, which were not, and why.
+            :func:`streamrnn.quantize.compare` says what it costs.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such mode, `keep` names no op, the calibration holds no frames of this
+            model, or there is nothing to quantise.
+        """
+        from .quantize import quantized
+
+        return quantized(self, mode, calibration, keep, min_snr_db)
+
     def save(self, path: str | Path) -> None:
         """Write the model to a ``.safetensors`` file; see :func:`streamrnn.load`.
 

@@ -225,6 +225,25 @@ for _I, _O in ((1, 1), (3, 20), (20, 33), (100, 70)):
     add(f"IntegerLinear {_I}-{_O}", _bytes_times_bytes(_I, _O), tolerance=0.04)
 for _I, _H, _n in ((1, 1, 1), (3, 20, 1), (20, 33, 1), (3, 1, 3), (3, 20, 5)):
     add(f"Int8LSTM {_I}-{_H} {_n}", _int8_lstm(_I, _H, _n), tolerance=0.01)
+for _I, _H in ((1, 1), (3, 20), (17, 33), (70, 100)):
+    _sizes = {"input_size": _I, "hidden_size": _H}
+    add(f"Int8LSTMCell {_I}-{_H}", functools.partial(s.Int8LSTMCell, **_sizes), tolerance=0.01)
+    add(f"Int8RNNCell {_I}-{_H}", functools.partial(s.Int8RNNCell, **_sizes), tolerance=0.01)
+    add(f"Int8GRUCell {_I}-{_H}", functools.partial(s.Int8GRUCell, **_sizes), tolerance=0.01)
+    _reset_before = functools.partial(s.Int8GRUCell, **_sizes, reset_after=False)
+    add(f"Int8GRUCell reset before {_I}-{_H}", _reset_before, tolerance=0.01)
+add("Int8LSTMCell no bias", lambda: s.Int8LSTMCell(6, 20, bias=False), tolerance=0.01)
+add("Int8GRUCell no bias", lambda: s.Int8GRUCell(6, 20, bias=False), tolerance=0.01)
+add("Int8RNNCell relu", lambda: s.Int8RNNCell(5, 20, nonlinearity="relu"), tolerance=0.01)
+add("Int8LSTMCell fed back", _fed_back(lambda: s.Int8LSTMCell(3, 20), 2), tolerance=0.01)
+add("Int8RNNCell fed back", _fed_back(lambda: s.Int8RNNCell(3, 20), 1), tolerance=0.01)
+add("Int8GRUCell fed back", _fed_back(lambda: s.Int8GRUCell(3, 20), 1), tolerance=0.01)
+_int8_before = functools.partial(s.Int8GRUCell, 5, 20, reset_after=False)
+add("Int8GRUCell fed back reset before", _fed_back(_int8_before, 1), tolerance=0.01)
+for _I, _O in ((1, 1), (3, 20), (20, 33), (100, 70)):
+    add(f"Int8Linear {_I}-{_O}", functools.partial(s.Int8Linear, _I, _O), tolerance=0.04)
+add("Int8Linear no bias", lambda: s.Int8Linear(20, 3, bias=False), tolerance=0.04)
+add("Int8Linear on rows", on((2, 5, 7), lambda: s.Int8Linear(7, 3)), tolerance=0.04)
 add(
     "IntegerLinear on rows, signed",
     lambda: Model(

@@ -1,7 +1,8 @@
 """Export of models to ONNX; users write ``from streamrnn.export import to_onnx``."""
 
+from streamrnn.drift import QuantizationReport
+
 from .add_state import add_state
-from .drift import QuantizationReport
 from .onnx_stream import OnnxStream
 from .quantize import Quantization
 from .step import to_onnx

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from streamrnn.drift import sums_of
 from streamrnn.errors import ExportError
 
 from .verify import StepSession
 
-__all__ = ["progress", "side_by_side", "sums_of"]
+__all__ = ["progress", "side_by_side"]
 
 Array = npt.NDArray[Any]
 
@@ -84,25 +85,6 @@ def _check_finite(array: Array, message: str) -> None:
             f"{message.format(kind)}: give frames like those that it will meet as `calibration`, "
             f"or export it with quantize=None"
         )
-
-
-def sums_of(before: Array, after: Array) -> Array:
-    """Return what is kept of some steps: float64 [shape=(steps, 8)].
-
-    Parameters
-    ----------
-    before, after : float32 [shape=(steps, n)]
-        An output of the float graph, and of the quantised one: a and b.
-
-    Returns
-    -------
-    float64 [shape=(steps, 8)]
-        The largest abs(a - b), and the sums of (a - b)², a, b, a², b², a b and 1.
-    """
-    a, b = before.astype(np.float64), after.astype(np.float64)
-    e = np.abs(a - b)
-    sums = [s.sum(axis=1) for s in (e * e, a, b, a * a, b * b, a * b, np.ones_like(a))]
-    return np.stack([e.max(axis=1, initial=0.0), *sums], axis=1)
 
 
 def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:

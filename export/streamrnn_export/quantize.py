@@ -1,6 +1,6 @@
 """Quantised step graphs: weights in fewer bytes, products of bytes, and what that costs.
 
-float16 is written here, int8 and its static form in int8.py; drift.py says what they cost.
+float16 is written here, int8 and its static form in int8.py; streamrnn.drift says what they cost.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from streamrnn.drift import QuantizationReport
 from streamrnn.errors import ConfigError, ExportError
 from streamrnn.graph import describe
 from streamrnn.layer import Layer
 
 from .beside import side_by_side
 from .calibrate import calls_of, recordings_of
-from .drift import QuantizationReport
 from .int8 import KEPT, in_bytes
 from .verify import random_frames
 from .writer import Writer, replace_content

@@ -18,7 +18,7 @@ from streamrnn.layer import Layer
 from .metadata import read_metadata
 
 if TYPE_CHECKING:
-    from .drift import QuantizationReport
+    from streamrnn.drift import QuantizationReport
 
 __all__ = [
     "SEED",

@@ -11,6 +11,7 @@ from ..errors import StreamrnnError
 from ..version import VERSION
 from .export import export
 from .info import info
+from .quantize import quantize
 from .run import run
 from .verify import verify
 from .warmup import warmup
@@ -55,5 +56,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, run, export, verify, warmup):
+for command in (info, run, export, verify, quantize, warmup):
     app.command()(command)

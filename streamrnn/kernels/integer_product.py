@@ -1,14 +1,16 @@
 """Products of bytes: activations in uint8, weights in int8, exact sums in int32.
 
-``integer_affine`` computes for every output o::
+``integer_affine`` computes for every row r of bytes q and every output o::
 
-    y[o] = start[o] + (scale * scales[o]) * sum over k of  w[o, k] * (q[k] - zero)
+    y[r, o] = start[r, o] + (scale[r] * scales[o]) * sum over k of  w[o, k] * (q[r, k] - zero[r])
 
 with the sum in exact integers, so that no order of it matters. ``sum w q`` is made of bytes and
 ``zero * sum w`` is taken off at the end. Sums are int32 and cannot overflow below 65,793 inputs,
-2**31 / (255 * 128).
+2**31 / (255 * 128). ``int8_affine`` is the same for rows of float32 numbers: each is first rounded
+to bytes in its own range.
 
-Weights are packed by :func:`pack_bytes` as
+A product lies packed as ``[scales][sums of the weights of each output][bytes]``, the outputs padded
+to whole vectors. The bytes are packed by :func:`pack_bytes` as
 ``[group of blocks][k / 4][block in the group][lane][4]`` with groups of 4, then 2, then 1 blocks of
 ``lanes`` outputs, and K and the outputs padded by zeros.
 """
@@ -40,9 +42,26 @@ from .simd import (
 )
 from .tape import helper
 
-__all__ = ["MAX_INPUTS", "integer_affine", "pack_bytes", "quantize", "value_range"]
+__all__ = [
+    "MAX_INPUTS",
+    "int8_affine",
+    "integer_affine",
+    "pack_bytes",
+    "quantize",
+    "row_floats",
+    "value_range",
+]
 
 MAX_INPUTS = 65_000
+
+
+def row_floats(inputs: int, width: int) -> int:
+    """Return the float32 numbers of scratch that ``int8_affine`` needs for a row.
+
+    They are scale and zero point, in a vector of ``width`` lanes, and the bytes; before these are
+    there, `value_range` uses two vectors.
+    """
+    return width + max(-(-inputs // width) * width // 4, 2 * width)
 
 
 def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float32]:
@@ -98,20 +117,13 @@ def quantize(x: Any, n: int, scale: Any, zero: Any, q: Any) -> None:
 
 
 @helper
-def finish(
-    a: Any,
-    b: Any,
-    sums: Any,
-    o: int,
-    zero: int,
-    factor: Any,
-    scales: Any,
-    start: Any,
-    y: Any,
-) -> None:
-    """Store ``start + factor * scales * (a + b - zero * sums)`` for one vector of outputs."""
-    exact = without_zero(a, b, sums, o, zero)
-    store(y, o, load(start, o) + exact * (factor * load(scales, o)))
+def finish(a: Any, b: Any, sums: Any, o: int, level: Any, scales: Any, start: Any, y: Any) -> None:
+    """Store ``start + scale * scales * (a + b - zero * sums)`` for one vector of outputs.
+
+    ``level`` holds the row's scale and zero point.
+    """
+    exact = without_zero(a, b, sums, o, int(level[1]))
+    store(y, o, load(start, o) + exact * (splat(level[0]) * load(scales, o)))
 
 
 @helper
@@ -121,8 +133,7 @@ def four_blocks(
     group: Any,
     sums: Any,
     o: int,
-    zero: int,
-    factor: Any,
+    level: Any,
     scales: Any,
     start: Any,
     y: Any,
@@ -148,10 +159,10 @@ def four_blocks(
         a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
         a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
         a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
-    finish(a0, b0, sums, o, zero, factor, scales, start, y)
-    finish(a1, b1, sums, o + L, zero, factor, scales, start, y)
-    finish(a2, b2, sums, o + 2 * L, zero, factor, scales, start, y)
-    finish(a3, b3, sums, o + 3 * L, zero, factor, scales, start, y)
+    finish(a0, b0, sums, o, level, scales, start, y)
+    finish(a1, b1, sums, o + L, level, scales, start, y)
+    finish(a2, b2, sums, o + 2 * L, level, scales, start, y)
+    finish(a3, b3, sums, o + 3 * L, level, scales, start, y)
 
 
 @helper
@@ -163,8 +174,8 @@ def four_rows(
     group_step: int,
     sums: Any,
     o: int,
-    zero: int,
-    factor: Any,
+    level: Any,
+    level_step: int,
     scales: Any,
     start: Any,
     start_step: int,
@@ -193,47 +204,50 @@ def four_rows(
         a1 = dot4(a1, group, i, q1, 4 * k)
         a2 = dot4(a2, group, i, q2, 4 * k)
         a3 = dot4(a3, group, i, q3, 4 * k)
-    finish(a0, b0, sums, o, zero, factor, scales, start, y)
-    finish(a1, b1, sums, o, zero, factor, scales, at(start, start_step), at(y, y_step))
-    finish(a2, b2, sums, o, zero, factor, scales, at(start, 2 * start_step), at(y, 2 * y_step))
-    finish(a3, b3, sums, o, zero, factor, scales, at(start, 3 * start_step), at(y, 3 * y_step))
+    level1, level2 = at(level, level_step), at(level, 2 * level_step)
+    level3 = at(level, 3 * level_step)
+    finish(a0, b0, sums, o, level, scales, start, y)
+    finish(a1, b1, sums, o, level1, scales, at(start, start_step), at(y, y_step))
+    finish(a2, b2, sums, o, level2, scales, at(start, 2 * start_step), at(y, 2 * y_step))
+    finish(a3, b3, sums, o, level3, scales, at(start, 3 * start_step), at(y, 3 * y_step))
 
 
 @helper
 def integer_affine(
     rows: int,
+    levels: Any,
+    level_step: int,
     q: Any,
     q_step: int,
     K: int,
-    zero: int,
-    scale: Any,
-    w: Any,
-    columns: Any,
-    scales: Any,
     start: Any,
     start_step: int,
     y: Any,
     y_step: int,
+    w: Any,
     O: int,
 ) -> None:
-    """Multiply rows of bytes by a packed weight; see the module's text.
+    """Multiply rows of bytes by a packed product; see the module's text.
 
     Parameters
     ----------
-    rows, q, q_step, K
+    rows
+        Their number.
+    levels, level_step
+        Scale and zero point of row r, from ``levels[r * level_step]``; a step of 0 is one for all.
+    q, q_step, K
         Row r begins at ``q[r * q_step]``; up to a multiple of 4 bytes any may follow its K bytes:
         their weights are zero.
-    zero, scale
-        Zero point and scale of the bytes.
-    w, columns, scales
-        Packed weights, and for each output the sum of its weights (int32) and their scale.
-    start, start_step, y, y_step, O
-        What the results are added to (it may be `y`; a step of 0 is one for all rows), the results
-        in whole vectors, their number.
+    start, start_step, y, y_step
+        What the results are added to (it may be `y`; a step of 0 is one for all rows), and the
+        results in whole vectors.
+    w, O
+        Packed product, and its outputs.
     """
     L = lanes()
     quads, blocks = (K + 3) // 4, (O + L - 1) // L
-    weights, sums, factor = as_bytes(w), as_ints(columns), splat(scale)
+    P = blocks * L
+    scales, sums, weights = w, as_ints(at(w, P)), as_bytes(at(w, 2 * P))
     first = 0
     while first < blocks:
         left = blocks - first
@@ -241,7 +255,8 @@ def integer_affine(
         group, o = at(weights, first * quads * 4 * L), first * L
         r = 0
         while r < rows:
-            row, begin, result = at(q, r * q_step), at(start, r * start_step), at(y, r * y_step)
+            row, level = at(q, r * q_step), at(levels, r * level_step)
+            begin, result = at(start, r * start_step), at(y, r * y_step)
             if r + 4 <= rows:
                 for b in range(width):
                     four_rows(
@@ -252,8 +267,8 @@ def integer_affine(
                         width * 4 * L,
                         sums,
                         o + b * L,
-                        zero,
-                        factor,
+                        level,
+                        level_step,
                         scales,
                         begin,
                         start_step,
@@ -262,13 +277,44 @@ def integer_affine(
                     )
                 r += 3
             elif width == 4:
-                four_blocks(row, quads, group, sums, o, zero, factor, scales, begin, result)
+                four_blocks(row, quads, group, sums, o, level, scales, begin, result)
             else:
                 for b in range(width):
                     total = no_sum()
                     for k in range(quads):
                         total = dot4(total, group, (k * width + b) * 4 * L, row, 4 * k)
-                    at_b = o + b * L
-                    finish(total, no_sum(), sums, at_b, zero, factor, scales, begin, result)
+                    finish(total, no_sum(), sums, o + b * L, level, scales, begin, result)
             r += 1
         first += width
+
+
+@helper
+def int8_affine(
+    rows: int,
+    x: Any,
+    x_step: int,
+    K: int,
+    bytes_: Any,
+    bytes_step: int,
+    start: Any,
+    start_step: int,
+    y: Any,
+    y_step: int,
+    w: Any,
+    O: int,
+) -> None:
+    """``integer_affine`` of rows of float32 numbers, each rounded to bytes in its own range.
+
+    Row r is ``x[r * x_step:][:K]``; ``bytes_`` takes, from ``bytes_[r * bytes_step]`` on, scale,
+    zero point and bytes of each: :func:`row_floats` numbers.
+    """
+    L = lanes()
+    for r in range(rows):
+        row = at(bytes_, r * bytes_step)
+        scale, zero = value_range(at(x, r * x_step), K, at(row, L))
+        quantize(at(x, r * x_step), K, scale, zero, as_bytes(at(row, L)))
+        row[0], row[1] = scale, zero
+    q = as_bytes(at(bytes_, L))
+    integer_affine(
+        rows, bytes_, bytes_step, q, 4 * bytes_step, K, start, start_step, y, y_step, w, O
+    )

@@ -86,8 +86,9 @@ class Target:
     fma : bool
         Whether the CPU has a fused multiply-add; without it, ``fma`` is a multiply and an add.
     bytes : str
-        How bytes are multiplied: ``"vnni"``, four products and their sum at once; ``"pairs"``, two
-        products of 16 bits and their sum; ``"plain"``, one product after another.
+        How bytes are multiplied: ``"vnni"`` (x86) and ``"dot"`` (Arm), four products and their sum
+        at once; ``"pairs"``, two products of 16 bits and their sum; ``"plain"``, one product after
+        another.
     """
 
     lanes: int
@@ -99,8 +100,9 @@ def byte_forms(features: Mapping[str, bool], lanes: int) -> tuple[str, ...]:
     """Return how a CPU with these features can multiply bytes, the fastest first."""
     vnni = features.get("avx512vnni") and features.get("avx512vl")
     vnni = vnni or (features.get("avxvnni") and lanes <= 8)
+    dot = features.get("dotprod") and lanes == 4
     pairs = features.get({4: "sse2", 8: "avx2", 16: "avx512bw"}[lanes])
-    found = {"vnni": vnni, "pairs": pairs, "plain": True}
+    found = {"vnni": vnni, "dot": dot, "pairs": pairs, "plain": True}
     return tuple(form for form, there in found.items() if there)
 
 
@@ -108,8 +110,8 @@ def byte_forms(features: Mapping[str, bool], lanes: int) -> tuple[str, ...]:
 def host() -> Target:
     """Return the target of this machine.
 
-    ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width, ``STREAMRNN_BYTES`` (vnni, pairs or plain)
-    the way in which bytes are multiplied.
+    ``STREAMRNN_LANES`` (4, 8 or 16) overrides the width, ``STREAMRNN_BYTES`` (vnni, dot, pairs or
+    plain) the way in which bytes are multiplied.
 
     Raises
     ------
@@ -325,7 +327,8 @@ def no_sum(typing_context: Any) -> Any:
 def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) -> Any:
     """Add to lane i of ``total`` the products ``w[w_at + 4 i + j] * x[x_at + j]``, j from 0 to 3.
 
-    ``w`` and ``x`` point to bytes: int8 and uint8. Exact, whatever the target has for it.
+    ``w`` and ``x`` point to bytes: int8 and uint8. Exact, whatever the target has for it. Arm's
+    ``sdot`` multiplies int8 only, so there it is ``x - 128``; :func:`without_zero` makes up for it.
     """
     if not (isinstance(total, IntegersType) and _is_pointer(w) and _is_pointer(x)):
         return None
@@ -346,6 +349,15 @@ def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) 
             function = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(function, [args[0], same, weights])
         sums = args[0]
+        if host().bytes == "dot":
+            same = builder.xor(same, _constant(width, 0x80808080, _I32))  # x - 128 in each byte
+            if width == 4 and "neon" in llvm.get_host_cpu_features():
+                quads = ir.VectorType(ir.IntType(8), 16)
+                kind = ir.FunctionType(vector, [vector, quads, quads])
+                name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+                function = cgutils.get_or_insert_function(builder.module, kind, name)
+                both = [builder.bitcast(v, quads) for v in (same, weights)]
+                return builder.call(function, [sums, *both])
         if host().bytes == "pairs":
             halves = ir.VectorType(ir.IntType(16), 2 * width)
             eight = _constant(2 * width, 8, ir.IntType(16))
@@ -360,7 +372,8 @@ def dot4(typing_context: Any, total: Any, w: Any, w_at: Any, x: Any, x_at: Any) 
             return sums
         for j in range(4):
             up, down = (_constant(width, n, _I32) for n in (24 - 8 * j, 24))
-            a = builder.lshr(builder.shl(same, up), down)
+            signed = host().bytes == "dot"
+            a = (builder.ashr if signed else builder.lshr)(builder.shl(same, up), down)
             b = builder.ashr(builder.shl(weights, up), down)
             sums = builder.add(sums, builder.mul(a, b))
         return sums
@@ -380,7 +393,10 @@ def without_zero(typing_context: Any, a: Any, b: Any, columns: Any, index: Any, 
         address = builder.gep(args[2], [args[3]])
         sums = builder.load(builder.bitcast(address, kind.as_pointer()))
         sums.align = 4
-        zero_point = _splat(builder, sig.args[0].width, builder.trunc(args[4], _I32))
+        zero = builder.trunc(args[4], _I32)
+        if host().bytes == "dot":  # its bytes are 128 less
+            zero = builder.sub(zero, _I32(128))
+        zero_point = _splat(builder, sig.args[0].width, zero)
         both = builder.add(args[0], args[1])
         exact = builder.sub(both, builder.mul(zero_point, sums))
         return builder.sitofp(exact, result.ir)

@@ -19,12 +19,12 @@ import numpy as np
 from ..errors import GraphError
 from ..graph import Shape, shown
 from ..kernels.functions import flush, sigmoid, tanh
-from ..kernels.integer_product import integer_affine, quantize, value_range
+from ..kernels.integer_product import int8_affine, integer_affine, quantize, value_range
 from ..kernels.simd import as_bytes, at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .cell import reorder
 from .dynamic_quantize import quantized
-from .integer_linear import integer_weights
+from .integer_linear import byte_matrix
 from .lstm import LSTMCell
 from .op import Array, Arrays, Op
 
@@ -49,11 +49,7 @@ def int8_lstm(
     shares: Scratch,
     bytes_: Scratch,
     w_ih: Weights,
-    columns_ih: Weights,
-    scales_ih: Weights,
     w_hh: Weights,
-    columns_hh: Weights,
-    scales_hh: Weights,
     bias: Weights,
     zeros: Weights,
     I: Size,
@@ -63,25 +59,18 @@ def int8_lstm(
     """``shares`` takes z for each step, then the state's share, gates padded, and c'."""
     L = lanes()
     P, K = (H + L - 1) // L * L, (I + L - 1) // L * L
-    q, gates = as_bytes(bytes_), at(shares, steps * 4 * P)
+    gates, q = at(shares, steps * 4 * P), as_bytes(at(bytes_, L))
     new_c = at(gates, 4 * P)
     for t in range(T):
-        scale, point = value_range(at(x, t * x_step), steps * I, bytes_)
+        scale, point = value_range(at(x, t * x_step), steps * I, at(bytes_, L))
         for s in range(steps):
             quantize(at(x, t * x_step + s * I), I, scale, point, at(q, s * K))
-        integer_affine(
-            steps, q, K, I, int(point), scale, w_ih, columns_ih, scales_ih, zeros, 0, shares,
-            4 * P, 4 * P,
-        )  # fmt: skip
+        bytes_[0], bytes_[1] = scale, point
+        integer_affine(steps, bytes_, 0, q, K, I, zeros, 0, shares, 4 * P, w_ih, 4 * P)
         before, old_c = at(h, t * h_step), at(c, t * c_step)
         for s in range(steps):
             share, after = at(shares, s * 4 * P), at(y, t * y_step + s * H)
-            scale, point = value_range(before, H, bytes_)
-            quantize(before, H, scale, point, q)
-            integer_affine(
-                1, q, 0, H, int(point), scale, w_hh, columns_hh, scales_hh, zeros, 0, gates,
-                0, 4 * P,
-            )  # fmt: skip
+            int8_affine(1, before, 0, H, bytes_, 0, zeros, 0, gates, 0, w_hh, 4 * P)
             for u in range(0, H, L):
                 i = sigmoid(load(share, u) + load(gates, u) + load(bias, u))
                 f = sigmoid(load(share, P + u) + load(gates, P + u) + load(bias, P + u))
@@ -178,9 +167,8 @@ class Int8LSTM(Op):
         def packed() -> dict[str, Any]:
             made: dict[str, Any] = {"bias": tape.vector(w["bias"], 4)}
             for which in ("ih", "hh"):
-                product = integer_weights(tape, w[f"weight_{which}_int8"], 4)
-                made |= {f"{name}_{which}": place for name, place in product.items()}
-                made[f"scales_{which}"] = tape.vector(w[f"scale_{which}"], 4)
+                weight, scale = w[f"weight_{which}_int8"], w[f"scale_{which}"]
+                made[f"w_{which}"] = byte_matrix(tape, weight, scale, 4)
             return made | {"zeros": tape.weight(np.zeros(4 * P))}
 
         tape.emit(
@@ -190,7 +178,7 @@ class Int8LSTM(Op):
             c=xs[2],
             y=y,
             shares=tape.temporary(0, fixed=self.steps * 4 * P + 5 * P),
-            bytes_=tape.temporary(0, fixed=max(self.steps * K, P) // 4 + 2 * tape.lanes),
+            bytes_=tape.temporary(0, fixed=max(self.steps * K, P) // 4 + 3 * tape.lanes),
             I=self.input_size,
             H=self.hidden_size,
             steps=self.steps,

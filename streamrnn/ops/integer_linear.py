@@ -6,7 +6,7 @@ r"""Product of whole numbers: operator MatMulInteger of ONNX with weights that a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["IntegerLinear", "integer_weights"]
+__all__ = ["IntegerLinear", "byte_matrix"]
 
 
 @kernel
@@ -36,8 +36,6 @@ def integer_linear(
     bytes_: Scratch,
     padded: Scratch,
     w: Weights,
-    columns: Weights,
-    scales: Weights,
     start: Weights,
     rows: Size,
     I: Size,
@@ -48,9 +46,8 @@ def integer_linear(
 ) -> None:
     """A frame is ``rows`` rows of I whole numbers from -offset to 255 - offset."""
     L = lanes()
-    small, whole = as_bytes(bytes_), I - I % L
+    small, whole = as_bytes(at(bytes_, L)), I - I % L
     for t in range(T):
-        point = int(zero[t * zero_step] + offset)
         one = np.float32(1.0) + (zero[t * zero_step] - zero[t * zero_step])  # NaN stays NaN
         for r in range(rows):
             row, target = at(q, t * q_step + r * I), at(small, r * K)
@@ -64,19 +61,18 @@ def integer_linear(
             for i in range(whole, I):
                 one += row[i] - row[i]
             one += hsum(odd)
-        integer_affine(rows, small, K, I, point, one, w, columns, scales, start, 0, padded, P, O)
+        bytes_[0], bytes_[1] = one, zero[t * zero_step] + offset
+        integer_affine(rows, bytes_, 0, small, K, I, start, 0, padded, P, w, O)
         for r in range(rows):
             copy(O, at(padded, r * P), at(y, t * y_step + r * O))
 
 
-def integer_weights(tape: Lowering, weight: Array, gates: int = 1) -> dict[str, Any]:
-    """Store an int8 weight (gates * O, K) for ``integer_affine``; return its operands."""
+def byte_matrix(tape: Lowering, weight: Array, scale: Array, gates: int = 1) -> int:
+    """Store an int8 weight (gates * O, K) and its rows' scales for ``integer_affine``."""
     padded = tape.pad_gates(weight, gates)
-    sums = padded.sum(axis=1, dtype=np.int32)
-    return {
-        "w": tape.weight(pack_bytes(padded, tape.lanes)),
-        "columns": tape.weight(sums.view(np.float32)),
-    }
+    sums = padded.sum(axis=1, dtype=np.int32).view(np.float32)
+    scales = tape.pad_gates(np.asarray(scale, np.float32), gates)
+    return tape.weight(np.concatenate([scales, sums, pack_bytes(padded, tape.lanes)]))
 
 
 @dataclass(eq=False)
@@ -137,15 +133,15 @@ class IntegerLinear(Op):
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, I, O = tape.output(), self.in_features, self.out_features
         K, P, rows = tape.padded(I), tape.padded(O), xs[0].size // I
-        packed = tape.shared(lambda: integer_weights(tape, self.weights["weight_int8"]))
+        weight = self.weights["weight_int8"]
+        packed = tape.shared(lambda: {"w": byte_matrix(tape, weight, np.ones(O))})
         tape.emit(
             integer_linear,
             q=xs[0],
             zero=xs[1],
             y=y,
-            bytes_=tape.temporary(0, fixed=rows * K // 4 + tape.lanes),
+            bytes_=tape.temporary(0, fixed=rows * K // 4 + 2 * tape.lanes),
             padded=tape.temporary(0, fixed=rows * P),
-            scales=tape.weight(np.ones(P)),
             start=tape.weight(np.zeros(P)),
             rows=rows,
             I=I,

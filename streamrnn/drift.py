@@ -1,7 +1,8 @@
-"""How far a quantised graph is from the float graph in the course of a long stream."""
+"""How far a quantised model is from the float model in the course of a long stream."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamrnn.errors import ExportError
+from .errors import ExportError
 
-__all__ = ["QuantizationReport"]
+__all__ = ["QuantizationReport", "sums_of"]
 
 Array = npt.NDArray[Any]
 
@@ -25,24 +26,28 @@ POINTS = 200
 class QuantizationReport:
     """What quantisation changed, what it costs and what it saves.
 
-    Both graphs ran side by side in onnxruntime over a long stream, each with its own states fed
-    back, so that errors of the states add up as they do in use. A step is one call of the graph.
+    Both ran side by side over a long stream, each with its own states fed back, so that errors of
+    the states add up as they do in use: two models as streams of ours, where a step is a frame, or
+    two ONNX graphs in onnxruntime, where it is one call of the graph.
 
     Attributes
     ----------
     mode : str
         ``"int8"``, ``"qdq"`` or ``"float16"``.
     quantised, kept : dict of str to str
-        Nodes of the float graph: in what form they are now; and why they stayed float.
+        Ops of the model, or nodes of the float graph: in what form they are now; and why they
+        stayed float.
     float_bytes, quantised_bytes : int
-        Sizes of the files.
+        Sizes of the weights, or of the ONNX files.
     frames_a_step : int
         Frames that a step takes.
     step_us : float64 [shape=(2, steps)]
         Time of every step of the float and of the quantised graph, in turns, on one thread,
         microseconds.
     sums : dict of str to float64 [shape=(steps, 8)]
-        Of each output and state, what :func:`.beside.sums_of` makes of every step.
+        Of each output and state, what :func:`sums_of` makes of every step.
+    measured : str
+        Whose bytes and steps these are: ``"file"`` or ``"weights"``.
     """
 
     mode: str
@@ -53,6 +58,7 @@ class QuantizationReport:
     frames_a_step: int
     step_us: Array
     sums: dict[str, Array]
+    measured: str = "file"
 
     @property
     def steps(self) -> int:
@@ -110,12 +116,14 @@ class QuantizationReport:
 
     def __str__(self) -> str:
         before, after = self.median_us
-        size = self.quantised_bytes / self.float_bytes
+        size, done = self.quantised_bytes / self.float_bytes, len(self.quantised)
+        parts = "nodes" if self.measured == "file" else "ops"
+        bytes_ = f"{self.quantised_bytes:,} bytes, was {self.float_bytes:,} (x {size:.2f})"
         lines = [
-            f"{self.mode}: {len(self.quantised)} nodes quantised, {len(self.kept)} stay float",
+            f"{self.mode}: {done} {parts} quantised, {len(self.kept)} stay float",
             *(f"  {name}: {how}" for name, how in self.quantised.items()),
             *(f"  {name} stays float: {why}" for name, why in self.kept.items()),
-            f"  file {self.quantised_bytes:,} bytes, was {self.float_bytes:,} (x {size:.2f})",
+            f"  {self.measured} {bytes_}",
             f"  median step {after:.1f} µs, was {before:.1f} µs (x {after / before:.2f})",
             f"  drift from the float graph over {self.steps:,} steps of "
             f"{self.frames_a_step} frame{'s' * (self.frames_a_step > 1)}, states fed back:",
@@ -149,13 +157,13 @@ class QuantizationReport:
             If matplotlib is not installed or the file cannot be written.
         """
         try:
-            from matplotlib.figure import Figure
+            figure = importlib.import_module("matplotlib.figure").Figure
         except ImportError:
             raise ExportError(
                 "a picture of the drift needs matplotlib: pip install streamrnn[examples]"
             ) from None
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
+        picture = figure(figsize=(8, 4.5), layout="constrained")
+        axes = picture.subplots()
         edges = np.unique(np.geomspace(1, self.steps + 1, POINTS).astype(int)) - 1
         for name, sums in self.sums.items():
             curve = [_errors(sums[a:b])["relative_rms"] for a, b in itertools.pairwise(edges)]
@@ -166,9 +174,28 @@ class QuantizationReport:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         try:
-            figure.savefig(path, format="png", dpi=110)
+            picture.savefig(path, format="png", dpi=110)
         except OSError as error:
             raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def sums_of(before: Array, after: Array) -> Array:
+    """Return what is kept of some steps: float64 [shape=(steps, 8)].
+
+    Parameters
+    ----------
+    before, after : float32 [shape=(steps, n)]
+        An output of the float model, and of the quantised one: a and b.
+
+    Returns
+    -------
+    float64 [shape=(steps, 8)]
+        The largest abs(a - b), and the sums of (a - b)², a, b, a², b², a b and 1.
+    """
+    a, b = before.astype(np.float64), after.astype(np.float64)
+    e = np.abs(a - b)
+    sums = [s.sum(axis=1) for s in (e * e, a, b, a * a, b * b, a * b, np.ones_like(a))]
+    return np.stack([e.max(axis=1, initial=0.0), *sums], axis=1)
 
 
 def _errors(sums: Array) -> dict[str, float]:

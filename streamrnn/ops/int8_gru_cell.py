@@ -1,0 +1,292 @@
+r"""Gated recurrent unit with int8 weights.
+
+The equations of :class:`GRUCell`, in both forms of its reset gate, with the products of
+:mod:`streamrnn.ops.int8_product`; where the reset acts before the product, ``r * h`` is what is
+rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.integer_product import int8_affine
+from ..kernels.simd import at, fma, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from .cell import Cell
+from .gru import GRUCell
+from .int8_cell import Int8Cell
+from .int8_product import room_for_bytes
+from .op import Array, Arrays
+
+if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Int8GRUCell"]
+
+RESET_UPDATE, CANDIDATE = slice(0, 2), slice(2, 3)
+"""Gates r and z, and gate n."""
+
+
+@helper
+def int8_gru_frame(
+    gate: Pointer,
+    before: Pointer,
+    after: Pointer,
+    hidden: Pointer,
+    bytes_: Pointer,
+    w_hh: Pointer,
+    b_hh: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b_ih of r, z, n; ``hidden`` takes W_hh h + b_hh."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
+    for u in range(0, H, L):
+        r = sigmoid(load(gate, u) + load(hidden, u))
+        z = sigmoid(load(gate, P + u) + load(hidden, P + u))
+        n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
+        store(after, u, flush(fma(z, load(before, u) - n, n)))
+
+
+@kernel
+def int8_gru_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    hidden: Scratch,
+    h: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    before = h
+    for t in range(T):
+        after = at(y, t * y_step)
+        int8_gru_frame(at(gates, t * gates_step), before, after, hidden, bytes_, w_hh, b_hh, H)
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@kernel
+def int8_gru_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    hidden: Scratch,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step: the state comes with the frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    for t in range(T):
+        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
+        int8_gru_frame(gate, before, after, hidden, bytes_, w_hh, b_hh, H)
+
+
+@helper
+def int8_gru_frame_reset_before(
+    gate: Pointer,
+    before: Pointer,
+    after: Pointer,
+    reset: Pointer,
+    bytes_: Pointer,
+    w_rz: Pointer,
+    w_n: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    candidate = at(gate, 2 * P)
+    int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_rz, 2 * P)
+    for u in range(0, H, L):
+        store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+    int8_affine(1, reset, 0, H, bytes_, 0, candidate, 0, candidate, 0, w_n, P)
+    for u in range(0, H, L):
+        z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
+        store(after, u, flush(fma(z, load(before, u) - n, n)))
+
+
+@kernel
+def int8_gru_cell_reset_before(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    reset: Scratch,
+    h: State,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps, reset before the product; ``reset`` takes r * h of one frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 3 * P)
+    before = h
+    for t in range(T):
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H)
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@kernel
+def int8_gru_step_reset_before(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    reset: Scratch,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step, reset before the product: the state comes with the frame."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 3 * P)
+    for t in range(T):
+        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
+        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H)
+
+
+@dataclass(eq=False)
+class Int8GRUCell(Int8Cell, GRUCell):
+    """A :class:`GRUCell` with int8 weights; ``model.quantize("int8")`` makes it of one.
+
+    Frames, outputs and state are those of :class:`GRUCell`. Weights: ``weight_ih_int8`` (3H, I) and
+    ``weight_hh_int8`` (3H, H), int8; ``scale_ih``, ``scale_hh``, ``bias_ih`` and ``bias_hh``
+    (3H,), float32; gates in the order r, z, n.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state; at most 65,000.
+    bias : bool
+        Whether there are biases.
+    reset_after : bool
+        Whether the reset gate acts after the recurrent product or before it.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is out of range.
+    """
+
+    prefix: ClassVar[str] = "gru"
+    replaces: ClassVar[type[Cell]] = GRUCell
+
+    def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
+        s = self.before(states, xs)
+        h = s["h"]
+        ir, iz, in_ = np.split(self.share(weights, "ih", xs[0]), 3)
+        hr, hz = np.split(self.share(weights, "hh", h, RESET_UPDATE), 2)
+        r, z = 1 / (1 + np.exp(-(ir + hr))), 1 / (1 + np.exp(-(iz + hz)))
+        if self.reset_after:
+            n = np.tanh(in_ + r * self.share(weights, "hh", h, CANDIDATE))
+        else:
+            n = np.tanh(in_ + self.share(weights, "hh", r * h, CANDIDATE))
+        s["h"] = (1 - z) * n + z * h
+        return self.after(s, xs)
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, H, w, own = tape.output(), self.hidden_size, self.full_weights(), len(xs) == 1
+        common: dict[str, Any] = {
+            "x": xs[0],
+            "y": y,
+            "gates": tape.temporary(3 * tape.padded(H)),
+            "bytes_": room_for_bytes(tape, max(self.input_size, H)),
+            "h": tape.state("h") if own else xs[1],
+            "w_ih": self.packed(tape, "ih"),
+            "I": self.input_size,
+            "H": H,
+        }
+        if self.reset_after:
+            tape.emit(
+                int8_gru_cell if own else int8_gru_step,
+                **common,
+                hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
+                w_hh=self.packed(tape, "hh"),
+                b_ih=tape.vector(w["bias_ih"], 3),
+                b_hh=tape.vector(w["bias_hh"], 3),
+            )
+        else:
+            tape.emit(
+                int8_gru_cell_reset_before if own else int8_gru_step_reset_before,
+                **common,
+                reset=tape.temporary(0, fixed=tape.padded(H)),
+                w_rz=self.packed(tape, "hh", RESET_UPDATE),
+                w_n=self.packed(tape, "hh", CANDIDATE),
+                bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),
+            )
+        return y
+
+    def write_step(self, g: Recorder, x: str, *states: str) -> tuple[str, ...]:
+        (h,) = states
+        ir, iz, in_ = self.write_share(g, "ih", x)
+        hr, hz = self.write_share(g, "hh", h, RESET_UPDATE)
+        r, z = (g.op("Sigmoid", g.op("Add", *pair)) for pair in ((ir, hr), (iz, hz)))
+        if self.reset_after:
+            (hn,) = self.write_share(g, "hh", h, CANDIDATE)
+            hn = g.op("Mul", r, hn)
+        else:
+            (hn,) = self.write_share(g, "hh", g.op("Mul", r, h), CANDIDATE)
+        n = g.op("Tanh", g.op("Add", in_, hn))
+        return (g.op("Add", n, g.op("Mul", z, g.op("Sub", h, n))),)

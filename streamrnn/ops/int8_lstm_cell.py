@@ -1,0 +1,180 @@
+r"""Long short-term memory with int8 weights.
+
+The equations of :class:`LSTMCell`, whose products are those of :mod:`streamrnn.ops.int8_product`.
+(``Int8LSTM`` is onnxruntime's operator DynamicQuantizeLSTM, whose states come from outside and
+whose frames are rounded several steps at a time.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.integer_product import int8_affine
+from ..kernels.simd import at, fma, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from .cell import Cell
+from .int8_cell import Int8Cell
+from .int8_product import room_for_bytes
+from .lstm import LSTMCell
+
+if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Int8LSTMCell"]
+
+
+@helper
+def int8_lstm_frame(
+    gate: Pointer,
+    before: Pointer,
+    c: Pointer,
+    after: Pointer,
+    new_c: Pointer,
+    bytes_: Pointer,
+    w_hh: Pointer,
+    H: int,
+) -> None:
+    """``gate`` holds W_ih x + b of i, f, g, o; ``after`` and ``new_c`` become the new states."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_hh, 4 * P)
+    for u in range(0, H, L):
+        i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
+        g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
+        memory = flush(fma(f, load(c, u), i * g))
+        store(new_c, u, memory)
+        store(after, u, flush(o * tanh(memory)))
+
+
+@kernel
+def int8_lstm_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    h: State,
+    c: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
+    before = h
+    for t in range(T):
+        after = at(y, t * y_step)
+        int8_lstm_frame(at(gates, t * gates_step), before, c, after, c, bytes_, w_hh, H)
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@kernel
+def int8_lstm_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    c: Scratch,
+    c_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    new_c: Scratch,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """The bare step: the states come with the frame; ``y`` takes h' and c'."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
+    for t in range(T):
+        after, gate = at(y, t * y_step), at(gates, t * gates_step)
+        before, old_c = at(h, t * h_step), at(c, t * c_step)
+        int8_lstm_frame(gate, before, old_c, after, new_c, bytes_, w_hh, H)
+        copy(H, new_c, at(after, H))
+
+
+@dataclass(eq=False)
+class Int8LSTMCell(Int8Cell, LSTMCell):
+    """An :class:`LSTMCell` with int8 weights; ``model.quantize("int8")`` makes it of one.
+
+    Frames, outputs and states are those of :class:`LSTMCell`. Weights: ``weight_ih_int8`` (4H, I)
+    and ``weight_hh_int8`` (4H, H), int8; ``scale_ih``, ``scale_hh``, ``bias_ih`` and ``bias_hh``
+    (4H,), float32; gates in the order i, f, g, o.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state; at most 65,000.
+    bias : bool
+        Whether there are biases.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is out of range.
+    """
+
+    prefix: ClassVar[str] = "lstm"
+    replaces: ClassVar[type[Cell]] = LSTMCell
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, w = tape.output(), self.full_weights()
+
+        def packed() -> dict[str, Any]:
+            return {
+                "w_ih": self.packed(tape, "ih"),
+                "w_hh": self.packed(tape, "hh"),
+                "bias": tape.vector(w["bias_ih"] + w["bias_hh"], 4),
+            }
+
+        P = tape.padded(self.hidden_size)
+        if len(xs) == 1:
+            form = int8_lstm_cell
+            states: dict[str, Any] = {"h": tape.state("h"), "c": tape.state("c")}
+        else:
+            form = int8_lstm_step
+            states = {"h": xs[1], "c": xs[2], "new_c": tape.temporary(0, fixed=P)}
+        tape.emit(
+            form,
+            x=xs[0],
+            y=y,
+            gates=tape.temporary(4 * P),
+            bytes_=room_for_bytes(tape, max(self.input_size, self.hidden_size)),
+            **states,
+            **tape.shared(packed),
+            I=self.input_size,
+            H=self.hidden_size,
+        )
+        return y
+
+    def write_step(self, g: Recorder, x: str, *states: str) -> tuple[str, ...]:
+        h, c = states
+        shares = zip(self.write_share(g, "ih", x), self.write_share(g, "hh", h), strict=True)
+        i, f, n, o = (g.op("Add", *pair) for pair in shares)
+        i, f, o = (g.op("Sigmoid", gate) for gate in (i, f, o))
+        c = g.op("Add", g.op("Mul", f, c), g.op("Mul", i, g.op("Tanh", n)))
+        return g.op("Mul", o, g.op("Tanh", c)), c

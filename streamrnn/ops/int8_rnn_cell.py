@@ -1,0 +1,142 @@
+r"""Plain recurrence with int8 weights.
+
+The equations of :class:`RNNCell`, whose products are those of :mod:`streamrnn.ops.int8_product`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..kernels.functions import flush, relu, tanh
+from ..kernels.integer_product import int8_affine
+from ..kernels.simd import at, lanes, load, store
+from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from .cell import Cell
+from .int8_cell import Int8Cell
+from .int8_product import room_for_bytes
+from .rnn import RNNCell
+
+if TYPE_CHECKING:
+    from ..kernels.simd import Pointer
+    from ..program import Location, Lowering
+    from .recorder import Recorder
+
+__all__ = ["Int8RNNCell"]
+
+
+@helper
+def int8_rnn_frame(
+    before: Pointer, after: Pointer, bytes_: Pointer, w_hh: Pointer, H: int, rectify: int
+) -> None:
+    """``after`` holds W_ih x + b, and becomes the new state."""
+    int8_affine(1, before, 0, H, bytes_, 0, after, 0, after, 0, w_hh, H)
+    if rectify:
+        for u in range(0, H, lanes()):
+            store(after, u, flush(relu(load(after, u))))
+    else:
+        for u in range(0, H, lanes()):
+            store(after, u, flush(tanh(load(after, u))))
+
+
+@kernel
+def int8_rnn_cell(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    h: State,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """T steps; the sums are made in ``y`` itself."""
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
+    before = h
+    for t in range(T):
+        after = at(y, t * y_step)
+        int8_rnn_frame(before, after, bytes_, w_hh, H, rectify)
+        before = after
+    if T > 0:
+        copy(H, before, h)
+
+
+@kernel
+def int8_rnn_step(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    h: Scratch,
+    h_step: Size,
+    y: Scratch,
+    y_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """The bare step: the state comes with the frame."""
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
+    for t in range(T):
+        int8_rnn_frame(at(h, t * h_step), at(y, t * y_step), bytes_, w_hh, H, rectify)
+
+
+@dataclass(eq=False)
+class Int8RNNCell(Int8Cell, RNNCell):
+    """An :class:`RNNCell` with int8 weights; ``model.quantize("int8")`` makes it of one.
+
+    Frames, outputs and state are those of :class:`RNNCell`. Weights: ``weight_ih_int8`` (H, I) and
+    ``weight_hh_int8`` (H, H), int8; ``scale_ih``, ``scale_hh``, ``bias_ih`` and ``bias_hh`` (H,),
+    float32.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Numbers in a frame, and in the state; at most 65,000.
+    bias : bool
+        Whether there are biases.
+    nonlinearity : str
+        ``"tanh"`` or ``"relu"``.
+    name, seed
+        See :class:`Op`.
+
+    Raises
+    ------
+    ConfigError
+        If a size is out of range or the nonlinearity is another.
+    """
+
+    prefix: ClassVar[str] = "rnn"
+    replaces: ClassVar[type[Cell]] = RNNCell
+
+    def lower(self, tape: Lowering, *xs: Location) -> Location:
+        y, w, own = tape.output(), self.full_weights(), len(xs) == 1
+        tape.emit(
+            int8_rnn_cell if own else int8_rnn_step,
+            x=xs[0],
+            y=y,
+            bytes_=room_for_bytes(tape, max(self.input_size, self.hidden_size)),
+            h=tape.state("h") if own else xs[1],
+            w_ih=self.packed(tape, "ih"),
+            w_hh=self.packed(tape, "hh"),
+            bias=tape.vector(w["bias_ih"] + w["bias_hh"]),
+            I=self.input_size,
+            H=self.hidden_size,
+            rectify=int(self.nonlinearity == "relu"),
+        )
+        return y
+
+    def write_step(self, g: Recorder, x: str, *states: str) -> tuple[str, ...]:
+        (z_x,), (z_h,) = self.write_share(g, "ih", x), self.write_share(g, "hh", states[0])
+        kind = "Tanh" if self.nonlinearity == "tanh" else "Relu"
+        return (g.op(kind, g.op("Add", z_x, z_h)),)
