@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ..errors import StreamrnnError
 from ..version import VERSION
+from .bench import bench
 from .export import export
 from .info import info
 from .run import run
@@ -54,5 +55,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, run, export, verify):
+for command in (info, run, export, verify, bench):
     app.command()(command)
