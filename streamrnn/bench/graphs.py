@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..layer import Layer
 from .case import Case
+from .libraries import library
 
 __all__ = ["StepGraph", "recurrent", "written"]
 
@@ -68,14 +69,14 @@ def recurrent(case: Case, weights: Mapping[str, Array]) -> StepGraph:
     For one frame a layer's final hidden state (1, B, H) is the next layer's sequence (T, B, H), so
     that nothing has to stand between the nodes; for more, its outputs (T, 1, B, H) lose an axis.
     """
-    from onnx import helper, numpy_helper
-
+    onnx: Any = library("onnx")
+    helper, as_tensor = onnx.helper, onnx.numpy_helper.from_array
     H, letters = case.hidden_size, "hc" if case.kind == "LSTM" else "h"
     nodes, constants, x = [], [], "x"
     states: dict[str, tuple[str, tuple[int, ...]]] = {}
     attributes = {"hidden_size": H} | ({"linear_before_reset": 1} if case.kind == "GRU" else {})
     if case.block > 1:
-        constants.append(numpy_helper.from_array(np.array([1]), "direction"))
+        constants.append(as_tensor(np.array([1]), "direction"))
     for k in range(case.num_layers):
         w = {name: _onnx_order(case.kind, weights[f"{name}_l{k}"]) for name in PARAMETERS}
         tensors = {
@@ -83,7 +84,7 @@ def recurrent(case: Case, weights: Mapping[str, Array]) -> StepGraph:
             f"R{k}": w["weight_hh"][None],
             f"B{k}": np.concatenate([w["bias_ih"], w["bias_hh"]])[None],
         }
-        constants += [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+        constants += [as_tensor(array, name) for name, array in tensors.items()]
         states |= {f"{s}{k}_in": (f"{s}{k}_out", (1, case.batch, H)) for s in letters}
         outputs = [f"{s}{k}_out" for s in letters]
         inputs = [x, *tensors, "", *(f"{s}{k}_in" for s in letters)]
@@ -110,9 +111,8 @@ def _onnx_order(kind: str, array: Array) -> Array:
 
 
 def _tensor(name: str, shape: Sequence[int]) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    onnx: Any = library("onnx")
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
 def written(model: Layer, quantize: str | None = None) -> StepGraph:

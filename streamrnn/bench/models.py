@@ -15,6 +15,7 @@ import numpy as np
 from ..files import load
 from . import graphs, ours, peers
 from .case import supply, work
+from .libraries import library
 from .limits import reading
 from .row import READ, READ_INT8, Row
 from .timing import TOLERANCE, Effort, differences, interleaved
@@ -152,8 +153,7 @@ class Loading:
 
 def loading(file: ModelFile, times: int) -> Loading:
     """Measure, by turns, how long a model takes to be read; kernels are in the cache."""
-    import onnxruntime as ort
-
+    ort: Any = library("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     taken: list[list[float]] = [[], [], []]

@@ -8,7 +8,6 @@ bound, each is bound once. A library that is missing makes no contender, and the
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from .case import Case
 from .graphs import StepGraph
+from .libraries import library
 from .timing import INT8_TOLERANCE, TOLERANCE, Contender
 
 __all__ = [
@@ -63,18 +63,6 @@ LIBRARIES = {
 """Which library each of them needs."""
 
 
-@functools.cache
-def library(name: str) -> Any:
-    """Return a library, or None where it is not installed or cannot be loaded."""
-    try:
-        found = importlib.import_module(name)
-    except (ImportError, OSError):
-        return None
-    if name == "torch":
-        found.set_num_threads(1)
-    return found
-
-
 def available(peer: str) -> bool:
     """Whether a peer's library is there, and on one thread."""
     return library(LIBRARIES[peer]) is not None and (peer != NUMPY or one_thread())
@@ -97,7 +85,7 @@ def missing(peer: str) -> str:
 
 def onnxruntime_session(graph: StepGraph) -> Any:
     """Return a session on one thread."""
-    import onnxruntime as ort
+    ort: Any = library("onnxruntime")
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -126,8 +114,7 @@ def onnxruntime_binding(
     graph: StepGraph, x: Array, frames: int, tolerance: float, name: str = BINDING
 ) -> Contender:
     """Return a contender with io-binding: two sets of state buffers, which change places."""
-    from onnxruntime import OrtValue
-
+    place: Any = library("onnxruntime").OrtValue.ortvalue_from_numpy
     session, states = onnxruntime_session(graph), (graph.begin(), graph.begin())
     results: list[Array] = []
     bindings = []
@@ -138,9 +125,9 @@ def onnxruntime_binding(
         results.append(outputs[graph.y].reshape(-1))
         binding = session.io_binding()
         for key, array in {graph.x: x, **graph.constants, **before}.items():
-            binding.bind_ortvalue_input(key, OrtValue.ortvalue_from_numpy(array))
+            binding.bind_ortvalue_input(key, place(array))
         for key, array in outputs.items():
-            binding.bind_ortvalue_output(key, OrtValue.ortvalue_from_numpy(array))
+            binding.bind_ortvalue_output(key, place(array))
         bindings.append(binding)
     run, turn = session.run_with_iobinding, 1
 
@@ -199,8 +186,7 @@ def tract_run(graph: StepGraph, x: Array, frames: int, tolerance: float) -> Cont
     import tempfile
     from pathlib import Path
 
-    import onnx
-
+    onnx: Any = library("onnx")
     tract: Any = library("tract")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.onnx"

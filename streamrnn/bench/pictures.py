@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ours, peers
+from .libraries import library
 from .report import COLUMNS, Report
 from .row import READ, Row
 
@@ -50,9 +51,8 @@ def draw(report: Report, out: Path) -> list[Path]:
     list of Path
         The pictures; none where matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    matplotlib = library("matplotlib.figure")
+    if matplotlib is None:
         return []
     drawn: list[Path] = []
     pictures: dict[str, Callable[[Report, Any], bool]] = {
@@ -63,7 +63,7 @@ def draw(report: Report, out: Path) -> list[Path]:
         "endurance": _endurance,
     }
     for name, fill in pictures.items():
-        figure = Figure(layout="constrained")
+        figure = matplotlib.Figure(layout="constrained")
         if fill(report, figure):
             drawn.append(out.with_name(f"{out.name}_{name}.png"))
             figure.savefig(drawn[-1], dpi=DPI)

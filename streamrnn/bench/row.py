@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 from ..layer import Layer
 from . import graphs, ours, peers
 from .case import CELLS, Case, layer, recurrent_bytes, supply, work
+from .libraries import library
 from .limits import reading
 from .timing import Contender, Effort, Timing, differences, interleaved
 
@@ -115,7 +115,7 @@ def contenders(case: Case, x: Any, wanted: Collection[str], forced: Collection[s
     wanted = [peer for peer in wanted if peers.available(peer)]
     if case.kind in CELLS:
         weights = model.state_dict()
-        graph = graphs.recurrent(case, weights) if "onnx" in _importable() else None
+        graph = graphs.recurrent(case, weights) if reads_onnx() else None
         if peers.NUMPY in wanted:
             yield peers.numpy_calls(case, weights, x)
         if peers.TORCH in wanted:
@@ -124,7 +124,7 @@ def contenders(case: Case, x: Any, wanted: Collection[str], forced: Collection[s
         if peers.COMPILED in wanted and (small or peers.COMPILED in forced):
             yield peers.torch_calls(case, weights, x, compiled=True)
     else:
-        graph = graphs.written(model) if "onnx" in _importable() and case.frames == 1 else None
+        graph = graphs.written(model) if reads_onnx() and case.frames == 1 else None
     if graph is None:
         return
     for peer in peers.GRAPH_PEERS:
@@ -154,7 +154,7 @@ def own(model: Layer, x: Any, case: Case) -> Iterator[Contender]:
         if small is not None:
             yield ours.step(small, x, ours.INT8_STEP)
             yield ours.kernel(small, ours.INT8_KERNEL)
-        if "onnx" in _importable():
+        if reads_onnx():
             with tempfile.TemporaryDirectory() as folder:
                 from ..export import to_onnx
 
@@ -201,10 +201,6 @@ def measured(
     return Row(section, str(case), case, n_bytes, adds, per_call / case.frames, timings, apart)
 
 
-def _importable() -> list[str]:
-    with contextlib.suppress(ImportError):
-        import onnx
-        import onnxruntime
-
-        return [onnx.__name__, onnxruntime.__name__]
-    return []
+def reads_onnx() -> bool:
+    """Whether there is what makes and runs ONNX graphs."""
+    return library("onnx") is not None and library("onnxruntime") is not None
