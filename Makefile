@@ -28,8 +28,13 @@ lint: .venv/ready  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready .venv/torch  ## latency beside onnxruntime and torch
-	$(BIN)/python benchmarks/bench.py
+# OpenVINO and tract take part where there are wheels of them; NumPy on one thread, as all do.
+.venv/peers: .venv/torch
+	-$(BIN)/python -m pip install --quiet openvino tract
+	touch $@
+
+bench: .venv/peers  ## speed beside onnxruntime, torch and others, about five minutes
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m streamrnn bench --out benchmarks/results/speed
 
 clean:
 	rm -rf .venv build dist demo *.egg-info

@@ -1,1 +1,1 @@
-"""Benchmarks of streamrnn; start with ``python benchmarks/bench.py``."""
+"""Benchmarks of the repository; the main one is ``streamrnn bench``."""

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ..errors import StreamrnnError
 from ..version import VERSION
+from .bench import bench
 from .export import export
 from .info import info
 from .quantize import quantize
@@ -56,5 +57,5 @@ def streamrnn(
     """Run trained recurrent networks on live streams."""
 
 
-for command in (info, run, export, verify, quantize, warmup):
+for command in (info, run, export, verify, quantize, bench, warmup):
     app.command()(command)

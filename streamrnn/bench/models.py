@@ -1,0 +1,172 @@
+"""Models in files: a step of ours beside those of peers, and how long they take to load."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import load
+from . import graphs, ours, peers
+from .case import supply, work
+from .libraries import library
+from .limits import reading
+from .row import READ, READ_INT8, Row
+from .timing import TOLERANCE, Effort, differences, interleaved
+
+__all__ = ["Loading", "ModelFile", "loading", "measured"]
+
+POOL_STREAMS = 64
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file, and how it is read.
+
+    Parameters
+    ----------
+    label : str
+        What the tables call it.
+    path : Path
+        The file; one that is no ONNX is exported for the peers.
+    options : dict
+        Of ``streamrnn.load``.
+    y : str, optional
+        The output that is compared, else the first.
+    step_path : Path, optional
+        Another file for the peers' steps, where the file itself keeps no state.
+    tolerance : float
+        Largest difference between the outputs; infinite where `unlike` says why.
+    why, unlike : str
+        Why it is not much faster than onnxruntime, or cannot be compared, where that is so.
+    """
+
+    label: str
+    path: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    y: str | None = None
+    step_path: Path | None = None
+    tolerance: float = TOLERANCE
+    why: str = ""
+    unlike: str = ""
+
+
+def measured(
+    file: ModelFile,
+    wanted: Collection[str],
+    effort: Effort,
+    tick: Callable[[], None],
+    skipped: dict[str, str],
+) -> Row:
+    """Measure a step of a model on random frames.
+
+    Peers other than onnxruntime that do not run this graph are put into `skipped`, with the reason.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read.
+    DisagreementError
+        If a peer gives other outputs.
+    """
+    model = load(file.path, **file.options)
+    with tempfile.TemporaryDirectory() as folder:
+        path, options = file.step_path or file.path, {} if file.step_path else file.options
+        if path.suffix != ".onnx":
+            from ..export import to_onnx
+
+            path = Path(folder) / "step.onnx"
+            to_onnx(model, path, verify=False)
+        graph = graphs.of_file(path, file.y, **options)
+        x = np.zeros(graph.x_shape, np.float32)
+        frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
+        found = [ours.step(model, x, y=file.y), ours.kernel(model)]
+        if ours.has_int8():
+            small = model.quantize("int8")  # type: ignore[attr-defined]
+            found.append(ours.step(small, x, ours.INT8_STEP, file.y, tolerance=np.inf))
+            found.append(ours.kernel(small, ours.INT8_KERNEL))
+        stream = ours.onnx_stream(path, x, file.y, **options)
+        found.append(replace(stream, tolerance=file.tolerance))
+        found += [
+            peers.of_graph(peer, graph, x, tolerance=file.tolerance)
+            for peer in peers.GRAPH_PEERS
+            if peer in wanted and peers.available(peer) and _runs(peer, graph, file.label, skipped)
+        ]
+    apart = differences(found, x, frames[:20])
+    n_bytes, adds = work(model)
+    found.append(reading(READ, n_bytes))
+    if ours.has_int8():
+        found.append(reading(READ_INT8, max(1, n_bytes // 4)))
+    timings = interleaved(found, x, frames, effort, tick)
+    return Row("models", file.label, None, n_bytes, adds, float(n_bytes), timings, apart)
+
+
+def _runs(peer: str, graph: graphs.StepGraph, label: str, skipped: dict[str, str]) -> bool:
+    """Whether a peer runs this graph; onnxruntime has to, of the others some do not."""
+    if peer in (peers.BINDING, peers.RUN):
+        return True
+    x = np.zeros(graph.x_shape, np.float32)
+    try:
+        contender = peers.of_graph(peer, graph, x)
+        contender.call()
+        if contender.output is not None and np.isfinite(contender.output()).all():
+            return True
+        why = "its outputs are not finite"
+    except Exception as error:  # each has errors of its own
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    skipped[f"{peer} of {label}"] = why
+    return False
+
+
+def pooled(file: ModelFile, effort: Effort, tick: Callable[[], None]) -> Row:
+    """Measure a pool of 64 streams of a model, in float32 and in int8."""
+    model = load(file.path, **file.options)
+    (value,) = model.stream().program.inputs
+    x = np.zeros((POOL_STREAMS, *value.shape), np.float32)
+    frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
+    flat = x.reshape(1, POOL_STREAMS, -1)
+    found = [ours.pool(model, flat)]
+    if ours.has_int8():
+        small = model.quantize("int8")  # type: ignore[attr-defined]
+        found.append(ours.pool(small, flat, ours.INT8_POOL))
+    n_bytes, adds = work(model)
+    timings = interleaved(found, x, frames, effort, tick)
+    label = f"{file.label}, {POOL_STREAMS} streams"
+    return Row("pooled models", label, None, n_bytes, adds, n_bytes / POOL_STREAMS, timings)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Median times in milliseconds: our model, its first stream, onnxruntime's session."""
+
+    label: str
+    load_ms: float
+    stream_ms: float
+    session_ms: float
+
+
+def loading(file: ModelFile, times: int) -> Loading:
+    """Measure, by turns, how long a model takes to be read; kernels are in the cache."""
+    ort: Any = library("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    taken: list[list[float]] = [[], [], []]
+    for i in range(times + 1):
+        clock = [time.perf_counter()]
+        ort.InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
+        clock.append(time.perf_counter())
+        read = load(file.path, **file.options)
+        clock.append(time.perf_counter())
+        read.stream()
+        clock.append(time.perf_counter())
+        if i:
+            for k in range(3):
+                taken[k].append(1000 * (clock[k + 1] - clock[k]))
+    session, load_ms, stream = map(statistics.median, taken)
+    return Loading(file.label, load_ms, stream, session)
