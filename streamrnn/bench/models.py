@@ -88,7 +88,7 @@ def measured(
         frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
         found = [ours.step(model, x, y=file.y), ours.kernel(model)]
         if ours.has_int8():
-            small = model.quantize("int8")  # type: ignore[attr-defined]
+            small = model.quantize("int8")
             found.append(ours.step(small, x, ours.INT8_STEP, file.y, tolerance=np.inf))
             found.append(ours.kernel(small, ours.INT8_KERNEL))
         stream = ours.onnx_stream(path, x, file.y, **options)
@@ -133,7 +133,7 @@ def pooled(file: ModelFile, effort: Effort, tick: Callable[[], None]) -> Row:
     flat = x.reshape(1, POOL_STREAMS, -1)
     found = [ours.pool(model, flat)]
     if ours.has_int8():
-        small = model.quantize("int8")  # type: ignore[attr-defined]
+        small = model.quantize("int8")
         found.append(ours.pool(small, flat, ours.INT8_POOL))
     n_bytes, adds = work(model)
     timings = interleaved(found, x, frames, effort, tick)

@@ -127,7 +127,7 @@ def blocks(model: Layer, x: Array, name: str = BLOCK) -> Contender:
 def pool(model: Layer, x: Array, name: str = POOL) -> Contender:
     """Return a pool's step of one frame of every stream."""
     streams = x.shape[-2]
-    made: Any = model.pool()  # type: ignore[attr-defined]
+    made: Any = model.pool()
     made.join(streams)
     program: Any = model.stream().program
     batch = x.reshape(streams, *program.inputs[0].shape)

@@ -137,7 +137,7 @@ def contenders(case: Case, x: Any, wanted: Collection[str], forced: Collection[s
 
 def own(model: Layer, x: Any, case: Case) -> Iterator[Contender]:
     """Yield our own contenders on a model."""
-    small: Any = model.quantize("int8") if ours.has_int8() else None  # type: ignore[attr-defined]
+    small: Any = model.quantize("int8") if ours.has_int8() else None
     if case.batch > 1:
         if ours.has_pools():
             yield ours.pool(model, x)

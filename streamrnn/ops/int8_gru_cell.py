@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.atomic import alone
 from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, lanes
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    helper,
+    kernel,
+)
 from .cell import Cell
-from .gru import GRUCell
+from .gru import GRUCell, gru_units, new_units, reset_units
 from .int8_cell import Int8Cell
 from .int8_product import room_for_bytes
 from .op import Array, Arrays
@@ -31,28 +42,6 @@ __all__ = ["Int8GRUCell"]
 
 RESET_UPDATE, CANDIDATE = slice(0, 2), slice(2, 3)
 """Gates r and z, and gate n."""
-
-
-@helper
-def int8_gru_frame(
-    gate: Pointer,
-    before: Pointer,
-    after: Pointer,
-    hidden: Pointer,
-    bytes_: Pointer,
-    w_hh: Pointer,
-    b_hh: Pointer,
-    H: int,
-) -> None:
-    """``gate`` holds W_ih x + b_ih of r, z, n; ``hidden`` takes W_hh h + b_hh."""
-    L = lanes()
-    P = (H + L - 1) // L * L
-    int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
-    for u in range(0, H, L):
-        r = sigmoid(load(gate, u) + load(hidden, u))
-        z = sigmoid(load(gate, P + u) + load(hidden, P + u))
-        n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
-        store(after, u, flush(fma(z, load(before, u) - n, n)))
 
 
 @kernel
@@ -82,10 +71,47 @@ def int8_gru_cell(
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        int8_gru_frame(at(gates, t * gates_step), before, after, hidden, bytes_, w_hh, b_hh, H)
+        int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        gru_units(at(gates, t * gates_step), before, after, hidden, H, alone())
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@int8_gru_cell.pooled
+def int8_gru_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    shares: Scratch,
+    shares_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    b_ih: Weights,
+    b_hh: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; ``y`` holds their states, and ``shares`` takes W_hh h + b_hh of each."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    int8_affine(T, y, y_step, H, bytes_, bytes__step, b_hh, 0, shares, shares_step, w_hh, 3 * P)
+    for t in range(T):
+        state = at(y, t * y_step)
+        hidden = at(shares, t * shares_step)
+        gru_units(at(gates, t * gates_step), state, state, hidden, H, alone())
+        copy(H, state, at(floats(streams[t]), h))
 
 
 @kernel
@@ -114,8 +140,9 @@ def int8_gru_step(
     P = (H + L - 1) // L * L
     int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
-        gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        int8_gru_frame(gate, before, after, hidden, bytes_, w_hh, b_hh, H)
+        before = at(h, t * h_step)
+        int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H, alone())
 
 
 @helper
@@ -130,16 +157,12 @@ def int8_gru_frame_reset_before(
     H: int,
 ) -> None:
     """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
-    L = lanes()
-    P = (H + L - 1) // L * L
+    P = (H + lanes() - 1) // lanes() * lanes()
     candidate = at(gate, 2 * P)
     int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_rz, 2 * P)
-    for u in range(0, H, L):
-        store(reset, u, sigmoid(load(gate, u)) * load(before, u))
+    reset_units(gate, before, reset, H, alone())
     int8_affine(1, reset, 0, H, bytes_, 0, candidate, 0, candidate, 0, w_n, P)
-    for u in range(0, H, L):
-        z, n = sigmoid(load(gate, P + u)), tanh(load(candidate, u))
-        store(after, u, flush(fma(z, load(before, u) - n, n)))
+    new_units(gate, before, after, H, alone())
 
 
 @kernel
@@ -173,6 +196,48 @@ def int8_gru_cell_reset_before(
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@int8_gru_cell_reset_before.pooled
+def int8_gru_cells_reset_before(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    resets: Scratch,
+    resets_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_rz: Weights,
+    w_n: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; ``y`` holds their states, and ``resets`` takes r * h of each."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    candidates, step = at(gates, 2 * P), gates_step
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, step, w_ih, 3 * P)
+    int8_affine(T, y, y_step, H, bytes_, bytes__step, gates, step, gates, step, w_rz, 2 * P)
+    for t in range(T):
+        state, reset = at(y, t * y_step), at(resets, t * resets_step)
+        reset_units(at(gates, t * step), state, reset, H, alone())
+    int8_affine(
+        T, resets, resets_step, H, bytes_, bytes__step, candidates, step, candidates, step, w_n, P
+    )
+    for t in range(T):
+        state = at(y, t * y_step)
+        new_units(at(gates, t * step), state, state, H, alone())
+        copy(H, state, at(floats(streams[t]), h))
 
 
 @kernel
@@ -263,6 +328,7 @@ class Int8GRUCell(Int8Cell, GRUCell):
                 int8_gru_cell if own else int8_gru_step,
                 **common,
                 hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
+                pool={"shares": tape.temporary(3 * tape.padded(H), pool=True)},
                 w_hh=self.packed(tape, "hh"),
                 b_ih=tape.vector(w["bias_ih"], 3),
                 b_hh=tape.vector(w["bias_hh"], 3),
@@ -272,6 +338,7 @@ class Int8GRUCell(Int8Cell, GRUCell):
                 int8_gru_cell_reset_before if own else int8_gru_step_reset_before,
                 **common,
                 reset=tape.temporary(0, fixed=tape.padded(H)),
+                pool={"resets": tape.temporary(tape.padded(H), pool=True)},
                 w_rz=self.packed(tape, "hh", RESET_UPDATE),
                 w_n=self.packed(tape, "hh", CANDIDATE),
                 bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),

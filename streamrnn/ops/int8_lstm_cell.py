@@ -10,44 +10,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..kernels.functions import flush, sigmoid, tanh
+from ..kernels.atomic import alone
 from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, fma, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats, lanes
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    kernel,
+)
 from .cell import Cell
 from .int8_cell import Int8Cell
 from .int8_product import room_for_bytes
-from .lstm import LSTMCell
+from .lstm import LSTMCell, lstm_units
 
 if TYPE_CHECKING:
-    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
 __all__ = ["Int8LSTMCell"]
-
-
-@helper
-def int8_lstm_frame(
-    gate: Pointer,
-    before: Pointer,
-    c: Pointer,
-    after: Pointer,
-    new_c: Pointer,
-    bytes_: Pointer,
-    w_hh: Pointer,
-    H: int,
-) -> None:
-    """``gate`` holds W_ih x + b of i, f, g, o; ``after`` and ``new_c`` become the new states."""
-    L = lanes()
-    P = (H + L - 1) // L * L
-    int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_hh, 4 * P)
-    for u in range(0, H, L):
-        i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
-        g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
-        memory = flush(fma(f, load(c, u), i * g))
-        store(new_c, u, memory)
-        store(after, u, flush(o * tanh(memory)))
 
 
 @kernel
@@ -75,11 +61,47 @@ def int8_lstm_cell(
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
-        after = at(y, t * y_step)
-        int8_lstm_frame(at(gates, t * gates_step), before, c, after, c, bytes_, w_hh, H)
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_hh, 4 * P)
+        lstm_units(gate, c, after, c, H, alone())
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@int8_lstm_cell.pooled
+def int8_lstm_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    gates: Scratch,
+    gates_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    h: Place,
+    c: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+) -> None:
+    """A step of T streams; until it is overwritten, ``y`` holds their states h."""
+    L = lanes()
+    P = (H + L - 1) // L * L
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(y, t * y_step))
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
+    int8_affine(
+        T, y, y_step, H, bytes_, bytes__step, gates, gates_step, gates, gates_step, w_hh, 4 * P
+    )
+    for t in range(T):
+        state, after = floats(streams[t]), at(y, t * y_step)
+        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H, alone())
+        copy(H, after, at(state, h))
 
 
 @kernel
@@ -108,10 +130,12 @@ def int8_lstm_step(
     L = lanes()
     P = (H + L - 1) // L * L
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
+    int8_affine(
+        T, h, h_step, H, bytes_, bytes__step, gates, gates_step, gates, gates_step, w_hh, 4 * P
+    )
     for t in range(T):
-        after, gate = at(y, t * y_step), at(gates, t * gates_step)
-        before, old_c = at(h, t * h_step), at(c, t * c_step)
-        int8_lstm_frame(gate, before, old_c, after, new_c, bytes_, w_hh, H)
+        after = at(y, t * y_step)
+        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H, alone())
         copy(H, new_c, at(after, H))
 
 

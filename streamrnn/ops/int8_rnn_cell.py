@@ -8,35 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..kernels.functions import flush, relu, tanh
+from ..kernels.atomic import alone
 from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, lanes, load, store
-from ..kernels.tape import Frames, Scratch, Size, State, Weights, copy, helper, kernel
+from ..kernels.simd import at, floats
+from ..kernels.tape import (
+    Frames,
+    Place,
+    Scratch,
+    Size,
+    State,
+    Streams,
+    Weights,
+    copy,
+    kernel,
+)
 from .cell import Cell
 from .int8_cell import Int8Cell
 from .int8_product import room_for_bytes
-from .rnn import RNNCell
+from .rnn import RNNCell, rnn_units
 
 if TYPE_CHECKING:
-    from ..kernels.simd import Pointer
     from ..program import Location, Lowering
     from .recorder import Recorder
 
 __all__ = ["Int8RNNCell"]
-
-
-@helper
-def int8_rnn_frame(
-    before: Pointer, after: Pointer, bytes_: Pointer, w_hh: Pointer, H: int, rectify: int
-) -> None:
-    """``after`` holds W_ih x + b, and becomes the new state."""
-    int8_affine(1, before, 0, H, bytes_, 0, after, 0, after, 0, w_hh, H)
-    if rectify:
-        for u in range(0, H, lanes()):
-            store(after, u, flush(relu(load(after, u))))
-    else:
-        for u in range(0, H, lanes()):
-            store(after, u, flush(tanh(load(after, u))))
 
 
 @kernel
@@ -61,10 +56,41 @@ def int8_rnn_cell(
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        int8_rnn_frame(before, after, bytes_, w_hh, H, rectify)
+        int8_affine(1, before, 0, H, bytes_, 0, after, 0, after, 0, w_hh, H)
+        rnn_units(after, H, rectify, alone())
         before = after
     if T > 0:
         copy(H, before, h)
+
+
+@int8_rnn_cell.pooled
+def int8_rnn_cells(
+    T: Frames,
+    streams: Streams,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    bytes_: Scratch,
+    bytes__step: Size,
+    before: Scratch,
+    before_step: Size,
+    h: Place,
+    w_ih: Weights,
+    w_hh: Weights,
+    bias: Weights,
+    I: Size,
+    H: Size,
+    rectify: Size,
+) -> None:
+    """A step of T streams; ``before`` takes their states."""
+    for t in range(T):
+        copy(H, at(floats(streams[t]), h), at(before, t * before_step))
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
+    int8_affine(T, before, before_step, H, bytes_, bytes__step, y, y_step, y, y_step, w_hh, H)
+    for t in range(T):
+        rnn_units(at(y, t * y_step), H, rectify, alone())
+        copy(H, at(y, t * y_step), at(floats(streams[t]), h))
 
 
 @kernel
@@ -87,8 +113,9 @@ def int8_rnn_step(
 ) -> None:
     """The bare step: the state comes with the frame."""
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
+    int8_affine(T, h, h_step, H, bytes_, bytes__step, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        int8_rnn_frame(at(h, t * h_step), at(y, t * y_step), bytes_, w_hh, H, rectify)
+        rnn_units(at(y, t * y_step), H, rectify, alone())
 
 
 @dataclass(eq=False)
@@ -133,6 +160,7 @@ class Int8RNNCell(Int8Cell, RNNCell):
             I=self.input_size,
             H=self.hidden_size,
             rectify=int(self.nonlinearity == "relu"),
+            pool={"before": tape.temporary(tape.padded(self.hidden_size), pool=True)},
         )
         return y
 
