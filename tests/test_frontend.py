@@ -17,7 +17,7 @@ import streamrnn as s
 import streamrnn.frontend as fe
 from checks import assert_close, assert_same
 from streamrnn import ConfigError, FrameError, GraphError, Input, Model, Sequential
-from zoo import trained
+from zoo import spectra, trained
 
 GOLDEN = Path(__file__).parent / "golden" / "frontend.npz"
 RATE, HOP, N_FFT = 16000, 160, 512
@@ -479,6 +479,31 @@ def test_what_is_late_is_left_out_and_a_gap_begins_anew() -> None:
     assert (regular.late, regular.gaps) == (0, 0)
     with pytest.raises(ConfigError, match="`rate_hz` must be a positive number, got 0"):
         fe.FixedRate(0, 1)
+
+
+# Convolutions that are transforms -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "padding"), [(96, 20), (75, 100), (400, 0)])
+def test_a_convolution_that_is_a_transform_runs_as_one(n: int, padding: int) -> None:
+    """Against NumPy's transform; 1e-6 of the largest number, as near as float32 comes."""
+    length, stride = 2 * n + 17, 64
+    model = spectra(n, length, stride, padding)
+    assert [kernel.name for kernel in model.program().kernels] == ["rfft_windows"]
+    x = np.random.default_rng(n).standard_normal((1, length)).astype(np.float32)
+    padded, window = np.pad(x[0].astype(float), padding), 0.3 + np.hanning(n)
+    begins = range(0, len(padded) - n + 1, stride)
+    wanted = np.stack([np.fft.rfft(window * padded[b : b + n]) for b in begins], axis=1)
+    assert_near(model.stream().step(x), np.concatenate([wanted.real, wanted.imag]), 1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 1, 48, 49, 97])
+def test_a_convolution_that_is_nearly_a_transform_is_none(row: int) -> None:
+    model = spectra(96, 200, 64, 0)
+    weight = model.state_dict()["conv.weight"]
+    weight[row, 0, 5] += 1e-6 if row else 1e-5
+    model.load_state_dict({"conv.weight": weight})
+    assert [kernel.name for kernel in model.program().kernels] == ["frame_conv1d"]
 
 
 # The libraries themselves -------------------------------------------------------------------------

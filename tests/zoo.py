@@ -19,7 +19,7 @@ import streamrnn as s
 import streamrnn.frontend as fe
 from streamrnn import Input, Layer, Model, Sequential, concat
 
-__all__ = ["CASES", "Case", "find", "random_frames", "trained"]
+__all__ = ["CASES", "Case", "find", "random_frames", "spectra", "trained"]
 
 
 def _random_weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -366,6 +366,40 @@ for _name, (_L, _sizes, _options) in _FRAME_CONVOLUTIONS.items():
     add(
         f"FrameConv1d {_name}",
         on((_sizes[0], _L), functools.partial(s.FrameConv1d, *_sizes, **_options)),
+    )
+
+
+@dataclass(eq=False)
+class _AsBuilt(Case):
+    """A case whose builder sets the weights."""
+
+    def fresh(self) -> Layer:
+        return self.build()
+
+    def again(self) -> Case:
+        return _AsBuilt(self.name, self.build, self.tolerance, self.low, self.high)
+
+
+def spectra(n: int, length: int, stride: int, padding: int) -> Layer:
+    """Return a convolution that computes spectra of windows of n numbers, as Silero's does."""
+    conv = s.FrameConv1d(
+        1, 2 * (n // 2 + 1), n, stride=stride, padding=padding, bias=False, name="conv"
+    )
+    turns = np.outer(np.arange(n // 2 + 1), np.arange(n)) / n
+    window = 0.3 + np.hanning(n)
+    wave = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)])
+    model = Sequential(Input((1, length)), conv)
+    model.load_state_dict({"conv.weight": (wave * window)[:, None].astype(np.float32)})
+    return model
+
+
+for _n, _stride, _padding in ((80, 30, 100), (75, 20, 7), (128, 64, 0)):
+    CASES.append(
+        _AsBuilt(
+            f"FrameConv1d spectra {_n}",
+            functools.partial(spectra, _n, 130, _stride, _padding),
+            tolerance=1e-4,
+        )
     )
 
 _PLANE_CONVOLUTIONS: dict[

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["IRFFT", "RFFT"]
+__all__ = ["IRFFT", "RFFT", "fourier_window", "lower_windows"]
 
 MAX_FAST = 1 << 16
 MAX_POINTS = 4096
 """Longest transform by a matrix, here or in ONNX."""
+SMALL = 64
+"""Longest transform for which a convolution's own product is as fast."""
+ROUNDING = 2.0**-23
+"""Largest difference, of the largest weight, at which a convolution is taken for a transform."""
 
 
 @kernel
@@ -93,6 +97,90 @@ def irfft(
         z = fourier(n, half, plan, w, a, b, spare)
         for i in range(n):
             out[i] = z[i] * scale
+
+
+@kernel
+def rfft_windows(
+    T: Frames,
+    x: Scratch,
+    x_step: Size,
+    y: Scratch,
+    y_step: Size,
+    a: Scratch,
+    b: Scratch,
+    spare: Scratch,
+    plan: Weights,
+    w: Weights,
+    window: Weights,
+    I: Size,
+    n: Size,
+    half: Size,
+    stride: Size,
+    padding: Size,
+    count: Size,
+) -> None:
+    """Spectra of windows, ``stride`` apart, of frames of I numbers; ``y`` is (2 bins, count)."""
+    bins = n // 2 + 1
+    for t in range(T):
+        for p in range(count):
+            begin = p * stride - padding
+            first = min(max(-begin, 0), n)
+            stop = max(min(n, I - begin), first)
+            frame, spectrum = at(x, t * x_step + begin), at(y, t * y_step + p)
+            for i in range(first):
+                a[i] = 0.0
+            for i in range(first, stop):
+                a[i] = frame[i] * window[i]
+            for i in range(stop, n):
+                a[i] = 0.0
+            for i in range(half, half + n):
+                a[i] = 0.0
+            z = fourier(n, half, plan, w, a, b, spare)
+            for k in range(bins):
+                spectrum[k * count] = z[k]
+                spectrum[(bins + k) * count] = z[half + k]
+            spectrum[bins * count] = 0.0
+            if n % 2 == 0:
+                spectrum[(bins + n // 2) * count] = 0.0
+
+
+def fourier_window(weight: Array) -> Array | None:
+    """Return the window of a convolution that computes windowed spectra; None if it does not.
+
+    Parameters
+    ----------
+    weight : float32 [shape=(O, C, n)]
+        It does if C is 1 and its rows are the window times a cosine for each frequency, then the
+        window times minus a sine, to the last bit or two of float32; n not small, and a size of
+        the fast transform.
+    """
+    outputs, channels, n = weight.shape
+    if channels != 1 or outputs != 2 * (n // 2 + 1) or not SMALL < n <= MAX_POINTS:
+        return None
+    if radices(n) is None:
+        return None
+    window = weight[0, 0].astype(np.float64)
+    difference = np.abs(weight[:, 0] - RFFT(n).matrix() * window).max()
+    return window if difference <= ROUNDING * np.abs(window).max() else None
+
+
+def lower_windows(
+    tape: Lowering, x: Location, window: Array, stride: int, padding: int
+) -> Location:
+    """Write the spectra of windows of a frame (1, I) to a tape: (2 bins, how many) numbers."""
+    y = tape.output()
+    tape.emit(
+        rfft_windows,
+        x=x,
+        y=y,
+        window=tape.weight(window),
+        I=x.size,
+        stride=stride,
+        padding=padding,
+        count=y.shape[1],
+        **RFFT(window.size).work(tape),
+    )
+    return y
 
 
 @dataclass(eq=False)

@@ -2,6 +2,8 @@
 
 A frame of shape (C, L) becomes (O, L'), with ``L' = (L + 2 padding - dilation (k - 1) - 1) //
 stride + 1``. Nothing is kept between frames; for a convolution over the stream see ``Conv1d``.
+A convolution whose weights are those of a windowed Fourier transform runs as a fast transform, and
+one with a single output that sees the whole frame as a linear layer.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from ..kernels.atomic import alone
 from ..kernels.simd import at
 from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
 from .conv1d import check_convolution, convolve, pack_groups, taps_first
+from .fourier import fourier_window, lower_windows
+from .linear import Linear
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -179,11 +183,31 @@ class FrameConv1d(Op):
         }
         return op
 
+    def as_product(self, channels: int, length: int) -> Linear | None:
+        """Return the linear layer that this is for a frame that its one output sees as a whole."""
+        if self.groups > 1 or self.output_shape((channels, length))[1] > 1:
+            return None
+        seen_at = np.arange(self.kernel_size) * self.dilation - self.padding
+        inside = (seen_at >= 0) & (seen_at < length)
+        if inside.sum() < length:
+            return None
+        weight = np.empty((self.out_channels, channels, length), np.float32)
+        weight[:, :, seen_at[inside]] = self.weights["weight"][:, :, inside]
+        layer = Linear(channels * length, self.out_channels, self.bias)
+        layer.weights = {**self.weights, "weight": weight.reshape(self.out_channels, -1)}
+        return layer
+
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         C, O, L_in = self.in_channels, self.out_channels, xs[0].shape[1]
+        weight = self.weights["weight"]
+        if self.dilation == 1 and not self.bias:
+            window = fourier_window(weight)
+            if window is not None:
+                return lower_windows(tape, xs[0], window, self.stride, self.padding)
+        if (whole := self.as_product(*xs[0].shape)) is not None:
+            return whole.lower(tape, xs[0].view((xs[0].size,)))
         y = tape.output()
         L_out = y.shape[1]
-        weight = self.weights["weight"]
         kept, begin, positions = seen(
             L_in, L_out, self.kernel_size, self.stride, self.padding, self.dilation
         )
