@@ -86,7 +86,8 @@ def jitter(steps: int, hidden_size: int = 16) -> list[Jitter]:
     stream: Any = LSTM(16, hidden_size, seed=0).stream()
     x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
     y, step = np.zeros(hidden_size, np.float32), stream.step
-    taken = {"empty loop": np.zeros(steps, np.int64), "step": np.zeros(steps, np.int64)}
+    # Written to beforehand: a page that is new would be fetched between two steps, and show in one.
+    taken = {label: np.full(steps, -1, np.int64) for label in ("empty loop", "step")}
     pieces = np.array_split(np.arange(steps), 100)
     for _ in range(1000):
         step(x, y)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..describe import describe_model
 from ..files import load
 from . import graphs, ours, peers
 from .case import supply, work
@@ -104,7 +105,8 @@ def measured(
     if ours.has_int8():
         found.append(reading(READ_INT8, max(1, n_bytes // 4)))
     timings = interleaved(found, x, frames, effort, tick)
-    return Row("models", file.label, None, n_bytes, adds, float(n_bytes), timings, apart)
+    of_bytes = n_bytes < 2 * describe_model(model)["parameters"]
+    return Row("models", file.label, None, n_bytes, adds, float(n_bytes), timings, apart, of_bytes)
 
 
 def _runs(peer: str, graph: graphs.StepGraph, label: str, skipped: dict[str, str]) -> bool:

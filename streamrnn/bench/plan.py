@@ -178,13 +178,15 @@ def run(chosen: Plan, found: Report, file: ModelFile | None = None) -> None:
     DisagreementError
         If contenders give different outputs.
     """
-    wanted, rounds = chosen.peers or tuple(peers.LIBRARIES), chosen.effort.rounds
+    every = tuple(p for p in peers.LIBRARIES if not (chosen.quick and p == peers.COMPILED))
+    wanted, rounds = chosen.peers or every, chosen.effort.rounds
     found.skipped |= {p: peers.missing(p) for p in wanted if not peers.available(p)}
     for what, there in (("int8", ours.has_int8()), ("pools", ours.has_pools())):
         if not there:
             found.skipped[f"our {what}"] = "this version has none"
-    with announced("limits of this machine", 1):
-        found.limits = limits.measure()
+    if set(chosen.sections) - {"start", "jitter", "endurance"}:
+        with announced("limits of this machine", 1):
+            found.limits = limits.measure()
     for section in chosen.sections:
         if section in ("steps", "ops", "blocks", "pools"):
             for case in cases(chosen, section):

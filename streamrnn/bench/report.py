@@ -62,7 +62,7 @@ class Report:
         us, int8 = row.us(name), "int8" in name
         if us is None or self.limits is None:
             return None
-        peak = self.limits.int8_gop_s if int8 else self.limits.gflop_s
+        peak = self.limits.int8_gop_s if int8 or row.of_bytes else self.limits.gflop_s
         least = row.least_us(peak, int8)
         return None if least is None else least / us
 

@@ -48,6 +48,8 @@ class Row:
         Times per frame of a stream, by the contender's name.
     differences : dict
         Largest absolute difference from our outputs, by the contender's name.
+    of_bytes : bool
+        Whether the model's own weights are bytes, most of them.
     """
 
     section: str
@@ -58,6 +60,7 @@ class Row:
     bytes_per_frame: float
     timings: dict[str, Timing]
     differences: dict[str, float] = field(default_factory=dict)
+    of_bytes: bool = False
 
     def us(self, name: str) -> float | None:
         """Return the median of a contender, or None where it was not measured."""
