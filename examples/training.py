@@ -46,6 +46,7 @@ def fit(
     seed : int
         Of its first weights, the order of sequences, and dropout.
     """
+    torch.set_num_threads(1)  # so small are these; two wait for each other on a busy machine
     torch.manual_seed(seed)
     network = make()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.01)
