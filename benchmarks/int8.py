@@ -30,7 +30,8 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import streamrnn as sr
-from benchmarks.report import machine, table
+from streamrnn.bench.machine import machine
+from streamrnn.bench.report import table
 from streamrnn.export import OnnxStream, Quantization, to_onnx
 from streamrnn.quantize import compare
 
