@@ -39,6 +39,8 @@ class Jitter:
         How many there were.
     edges_us, counts : list
         A histogram: logarithmic edges, and calls between each two.
+    switches : int
+        Times that the system gave the core to somebody else meanwhile.
     """
 
     label: str
@@ -47,6 +49,7 @@ class Jitter:
     steps: int
     edges_us: list[float]
     counts: list[int]
+    switches: int
 
     @property
     def spread(self) -> float:
@@ -54,8 +57,8 @@ class Jitter:
         return self.percentiles_us[f"{BELOW_PERCENTILE:g}"] / self.percentiles_us["50"]
 
     @classmethod
-    def of(cls, label: str, taken_ns: npt.NDArray[np.int64]) -> Jitter:
-        """Return what is known of so many times."""
+    def of(cls, label: str, taken_ns: npt.NDArray[np.int64], switches: int) -> Jitter:
+        """Return what is known of the times of so many calls."""
         us = taken_ns / 1000
         edges = np.geomspace(0.01, 100_000, 141)
         counts, _ = np.histogram(np.clip(us, edges[0], edges[-1]), edges)
@@ -67,6 +70,7 @@ class Jitter:
             len(us),
             edges.tolist(),
             counts.tolist(),
+            switches,
         )
 
 
@@ -88,6 +92,7 @@ def jitter(steps: int, hidden_size: int = 16) -> list[Jitter]:
     y, step = np.zeros(hidden_size, np.float32), stream.step
     # Written to beforehand: a page that is new would be fetched between two steps, and show in one.
     taken = {label: np.full(steps, -1, np.int64) for label in ("empty loop", "step")}
+    switches = dict.fromkeys(taken, 0)
     pieces = np.array_split(np.arange(steps), 100)
     for _ in range(1000):
         step(x, y)
@@ -96,9 +101,20 @@ def jitter(steps: int, hidden_size: int = 16) -> list[Jitter]:
             continue
         first, stop = int(piece[0]), int(piece[-1]) + 1
         for label, times in taken.items():
+            before = _switches()
             _fill(times, first, stop, step if label == "step" else None, x, y)
+            switches[label] += _switches() - before
     labels = {"empty loop": "nothing: the clock alone", "step": f"step of LSTM 16 -> {hidden_size}"}
-    return [Jitter.of(labels[label], times) for label, times in taken.items()]
+    return [Jitter.of(labels[k], times, switches[k]) for k, times in taken.items()]
+
+
+def _switches() -> int:
+    """Return how often the core has been taken away from this process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _fill(times: Any, first: int, stop: int, step: Any, x: Any, y: Any) -> None:

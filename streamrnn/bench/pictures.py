@@ -210,9 +210,10 @@ def _jitter(report: Report, figure: Any) -> bool:
             for number, us in marks.items():
                 panel.axvline(us, color=colour, lw=0.8, ls=":")
                 said = {"50": "median", "100": "max"}.get(number, f"p{number}")
+                text = f"{said} {us:.3g} µs" if us < 1000 else f"{said} {us / 1000:.3g} ms"
                 height = 0.7 if said == "p99" else 0.98  # it is close to the median
                 panel.annotate(
-                    f"{said} {us:.3g} µs", (us, height), (2, 0), fontsize="x-small", rotation=90,
+                    text, (us, height), (2, 0), fontsize="x-small", rotation=90,
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
                 )  # fmt: skip
     panel.set_xscale("log")

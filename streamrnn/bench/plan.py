@@ -180,11 +180,12 @@ def run(chosen: Plan, found: Report, file: ModelFile | None = None) -> None:
     """
     every = tuple(p for p in peers.LIBRARIES if not (chosen.quick and p == peers.COMPILED))
     wanted, rounds = chosen.peers or every, chosen.effort.rounds
-    found.skipped |= {p: peers.missing(p) for p in wanted if not peers.available(p)}
-    for what, there in (("int8", ours.has_int8()), ("pools", ours.has_pools())):
-        if not there:
-            found.skipped[f"our {what}"] = "this version has none"
+    # The other sections are about this process alone: no peer's library is loaded into it.
     if set(chosen.sections) - {"start", "jitter", "endurance"}:
+        found.skipped |= {p: peers.missing(p) for p in wanted if not peers.available(p)}
+        for what, there in (("int8", ours.has_int8()), ("pools", ours.has_pools())):
+            if not there:
+                found.skipped[f"our {what}"] = "this version has none"
         with announced("limits of this machine", 1):
             found.limits = limits.measure()
     for section in chosen.sections:

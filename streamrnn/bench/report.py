@@ -156,11 +156,12 @@ class Report:
                 *(_short(v) for v in found.percentiles_us.values()),
                 _short(found.max_us),
                 f"{found.spread:.2f}",
+                f"{found.switches}",
             ]
             for found in self.jitter
         ]
         steps = f"{self.jitter[0].steps:,} calls each, µs"
-        return table([[steps, *names, "max", "p99.9 ÷ median"], *body])
+        return table([[steps, *names, "max", "p99.9 ÷ median", "core taken away"], *body])
 
     def endurance_table(self) -> str:
         """Return how time and memory went in a long run."""
@@ -215,10 +216,11 @@ class Report:
         return "\n".join(
             f"{found.label}: p99.9 is {found.spread:.2f} times the median. A step runs no other "
             f"code than its median does: no allocation, no lock, no garbage. What remains is the "
-            f"machine's own (interrupts, other processes, the hypervisor), as the empty loop "
-            f"beside it shows, whose p99.99 is {beyond['99.99']:.2f} µs and maximum "
-            f"{_short(nothing.max_us)} µs. A step meets such a break more often, since it lasts "
-            f"longer, and finds its caches colder afterwards."
+            f"machine's own, as the empty loop beside it shows (p99.99 {beyond['99.99']:.2f} µs, "
+            f"maximum {_short(nothing.max_us)} µs): interrupts and the hypervisor (some 1 to 50 "
+            f"µs), and other processes, to which the core was given {found.switches} times during "
+            f"the steps (milliseconds each). A step meets them more often, since it lasts longer, "
+            f"and finds its caches colder afterwards."
             for found in steps
         )
 
