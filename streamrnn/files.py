@@ -39,8 +39,10 @@ MAX_FILE_BYTES = 1 << 33
 def written_whole(path: Path) -> Any:
     """Give a temporary path beside `path` to write to, and rename it in the end.
 
-    If anything fails, nothing is left behind and a file that was there stays as it was.
+    If anything fails, nothing is left behind and a file that was there stays as it was. A link
+    stays a link: what it points to is written.
     """
+    path = Path(os.path.realpath(path))
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     try:

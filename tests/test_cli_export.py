@@ -152,6 +152,7 @@ def test_files_that_do_not_fit_each_other_are_said_to_be(model, tmp_path):
         (["--calibration", "x.npy"], 1, "cannot read x.npy"),
         (["--frames", "x.npy"], 1, "cannot read x.npy"),
         (["--plot", "x.png"], 2, "drift is that of a quantised graph"),
+        (["--quantize", "int8", "--plot", "no/such/x.png"], 2, "there can be no file"),
         (["--with-frontend"], 1, "its metadata names no front end"),
         (["--metadata", "a"], 2, "expected NAME=VALUE, got 'a'"),
         (["--metadata", "sample_rate=-1"], 1, "must be a positive number of Hz, got -1"),

@@ -172,3 +172,14 @@ def test_one_output_twice_and_an_input_handed_on(tmp_path):
     x = sr.Input(3)
     y = sr.GRUCell(3, 4, seed=0)(x)
     to_onnx(sr.Model(x, {"a": y, "b": y, "same": x}), tmp_path / "m.onnx")
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store" / "m.onnx", tmp_path / "m.onnx"
+    link.symlink_to(target)
+    for _ in range(2):  # a target that is not there yet, and one that is
+        to_onnx(sr.GRU(3, 4, seed=0), link, verify=False)
+        assert link.is_symlink()
+        assert onnx.load(target).graph.node
+    assert [f.name for f in target.parent.iterdir()] == ["m.onnx"]

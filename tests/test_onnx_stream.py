@@ -538,3 +538,63 @@ def test_streams_share_a_session_by_fork_and_the_weights_with_it(tmp_path):
     assert one.input_shape == (3,)
     both = exported(find("two inputs").model, tmp_path)
     assert both.input_shape == tuple(v.shape for v in both.program.inputs)
+
+
+class _Late:
+    """A session's call that does its work and is then interrupted."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, binding):
+        self.call(binding)
+        raise KeyboardInterrupt
+
+
+def _swapped_and_then_interrupted(stream, monkeypatch):
+    real = stream._back_to
+
+    def once(state):
+        real(state)
+        monkeypatch.setattr(stream, "_back_to", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "_back_to", once)
+
+
+@pytest.mark.parametrize("policy", ["raise", "hold"])
+@pytest.mark.parametrize("when", ["in the call", "after the call"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_an_interrupt_leaves_states_and_their_number_as_they_were(
+    frames, when, policy, tmp_path, monkeypatch
+):
+    stream = exported(sr.GRU(3, 5, seed=0), tmp_path, on_nonfinite=policy)
+    xs = normal(6, 3)
+    stream.run(xs[:2])
+    before, wanted = stream.snapshot(), stream.fork().run(xs[2:])
+    feed = stream.run if frames > 1 else stream.step
+    with monkeypatch.context() as patched:
+        if when == "in the call":
+            patched.setattr(stream, "_run_graph", _Late(stream._run_graph))
+        else:
+            _swapped_and_then_interrupted(stream, patched)
+        with pytest.raises(KeyboardInterrupt):
+            feed(xs[2 : 2 + frames] if frames > 1 else xs[2])
+    assert stream.snapshot() == before
+    assert_same(stream.run(xs[2:]), wanted, "what comes after")
+
+
+def test_generate_and_beam_search_take_a_graph_in_onnxruntime(tmp_path):
+    from streamrnn.decode import beam_search, generate
+
+    model = sr.Sequential(
+        sr.Embedding(9, 8, seed=0), sr.GRU(8, 16, seed=0), sr.Linear(16, 9, seed=0)
+    )
+    theirs = exported(model, tmp_path)
+    wanted = [token for token, _ in generate(model, [1, 4], steps=6)]
+    assert [token for token, _ in generate(theirs, [1, 4], steps=6)] == wanted
+    assert theirs.frames > 0, "the stream itself goes on"
+    theirs.reset()
+    found, ours = (beam_search(m, [1], width=3, steps=5) for m in (theirs, model))
+    assert [h.tokens for h in found] == [h.tokens for h in ours]
+    assert theirs.frames == 0, "a search leaves the stream as it was"

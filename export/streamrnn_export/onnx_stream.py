@@ -93,8 +93,12 @@ class OnnxStream(BaseStream):
         self._other = aligned(graph.state_size)
         self._chunk = [np.zeros(port.shape, port.dtype) for port in graph.frames]
         self._results = [np.zeros(port.shape, F32) for port in graph.results]
-        self._binding = self._bound(self._state, self._other)
-        self._other_binding = self._bound(self._other, self._state)
+        self._buffers = (self._state, self._other)
+        self._bindings = (
+            self._bound(self._state, self._other),
+            self._bound(self._other, self._state),
+        )
+        self._binding = self._bindings[0]
         self._places = [self._places_of(i) for i in range(graph.stride)]
         self._run_graph = graph.session.run_with_iobinding
         # The fast path of `step`: one vector in, one vector out, with every frame.
@@ -149,22 +153,30 @@ class OnnxStream(BaseStream):
         if not plain or not (self._lenient or np.isfinite(x, out=self._finite).all()):
             return super().step(x, out)
         self._frame[...] = x
+        before, now = self._state, self.frames
         try:
             self._call()
-        except Exception:  # below is said why
-            return self._checked(x, out, single=True)
-        self._clock[0] += 1
-        y[...] = self._result
+            self._clock[0] = now + 1
+            y[...] = self._result
+        except BaseException as error:  # Ctrl-C too: the states and their number go together
+            self._back_to(before)
+            self._clock[0] = now
+            if not isinstance(error, Exception):
+                raise
+            return self._checked(x, out, single=True)  # which says why
         return y
 
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
         rows = x.reshape(n, self.program.input_size)
         if self.on_nonfinite == "raise" and not np.isfinite(x).all():
             return NONFINITE - int(np.isfinite(rows).all(1).argmin())
+        before, now = self._state, self.frames
         kept = self._kept() if n > 1 or self.on_nonfinite == "hold" else None
         try:
             return self._run_rows(rows, y.reshape(-1, self.program.output_size))
         except BaseException as error:
+            self._back_to(before)
+            self._clock[0] = now
             if kept is not None:
                 self._go_back(kept)
             if not isinstance(error, Exception):
@@ -194,8 +206,13 @@ class OnnxStream(BaseStream):
 
     def _call(self) -> None:
         self._run_graph(self._binding)
-        self._state, self._other = self._other, self._state
-        self._binding, self._other_binding = self._other_binding, self._binding
+        self._back_to(self._other)
+
+    def _back_to(self, state: Array) -> None:
+        """Go on from one of the two buffers of states, whichever of them was the last."""
+        i = 0 if state is self._buffers[0] else 1
+        self._state, self._other = self._buffers[i], self._buffers[1 - i]
+        self._binding = self._bindings[i]
 
     def _collect(self, y: Array) -> None:
         """Put the outputs of a call side by side."""

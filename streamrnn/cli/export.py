@@ -71,6 +71,10 @@ def export(
 
     if plot is not None and quantize is None:
         raise typer.BadParameter("drift is that of a quantised graph", param_hint="--plot")
+    if plot is not None and (
+        plot.is_dir() or not plot.parent.is_dir()
+    ):  # before the file is written
+        raise typer.BadParameter(f"there can be no file {plot}", param_hint="--plot")
     layer = load(model, **reading(model, shape, constant, state))
     notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..layer import Layer
-from ..stream import Stream
+from ..stream import BaseStream
 from .choose import check_integer, largest
 from .decoder import Array, Decoder, Embed, as_tokens, first_tokens
 
@@ -47,7 +47,7 @@ class _Beam:
 
 
 def beam_search(
-    decoder: Stream | Layer,
+    decoder: BaseStream | Layer,
     start: int | Sequence[int],
     *,
     width: int,
@@ -91,7 +91,7 @@ def beam_search(
     check_integer("beam_search", "width", width)
     check_integer("beam_search", "steps", steps)
     _check_penalty(length_penalty)
-    run = Decoder(decoder.fork() if isinstance(decoder, Stream) else decoder, embed)
+    run = Decoder(decoder.fork() if isinstance(decoder, BaseStream) else decoder, embed)
     stops = frozenset(as_tokens("beam_search: `stop`", stop, run.vocabulary))
 
     following = run.feed(first_tokens("beam_search", start))

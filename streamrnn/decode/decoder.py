@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import ConfigError, NonFiniteError
 from ..graph import Clock, describe
 from ..layer import Layer
-from ..stream import Stream
+from ..stream import BaseStream
 
 __all__ = ["Decoder", "Embed", "as_tokens", "first_tokens", "index_frame"]
 
@@ -27,7 +27,7 @@ class Decoder:
 
     Parameters
     ----------
-    model : Stream or Layer
+    model : Stream, OnnxStream or Layer
         A stream is used as it stands and goes on from its state; a layer gets a new one.
     embed : callable, optional
         What the model reads for a token; not needed where it reads the token itself.
@@ -38,10 +38,10 @@ class Decoder:
         If the model does not make a vector of logits for each frame, or `embed` is missing.
     """
 
-    def __init__(self, model: Stream | Layer, embed: Embed | None) -> None:
-        if not isinstance(model, (Stream, Layer)):
+    def __init__(self, model: BaseStream | Layer, embed: Embed | None) -> None:
+        if not isinstance(model, (BaseStream, Layer)):
             raise ConfigError(f"a decoder is a stream or a model, got {describe(model)}")
-        self.stream = model if isinstance(model, Stream) else model.stream()
+        self.stream = model if isinstance(model, BaseStream) else model.stream()
         self.vocabulary = _vocabulary(self.stream)
         self._embed = embed if embed is not None else index_frame(self.stream)
         if not callable(self._embed):
@@ -65,7 +65,7 @@ class Decoder:
         return _log_softmax(np.asarray(scores, np.float64).reshape(-1), self.stream.frames)
 
 
-def _vocabulary(stream: Stream) -> int:
+def _vocabulary(stream: BaseStream) -> int:
     """Return the number of tokens that a decoder chooses from."""
     outputs, program = stream.program.outputs, stream.program
     shapes = [value.shape for value in outputs]
@@ -89,7 +89,7 @@ def _vocabulary(stream: Stream) -> int:
     return outputs[0].size
 
 
-def index_frame(stream: Stream) -> Embed:
+def index_frame(stream: BaseStream) -> Embed:
     """Return how a token is fed to a model that reads indices; raise ConfigError if it does not."""
     inputs = stream.program.inputs
     if len(inputs) != 1 or inputs[0].dtype != "int64" or inputs[0].size != 1:

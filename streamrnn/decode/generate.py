@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import ConfigError
 from ..graph import describe
 from ..layer import Layer
-from ..stream import Stream
+from ..stream import BaseStream
 from .choose import Choose, Greedy, check_integer
 from .decoder import Array, Decoder, Embed, as_tokens, first_tokens
 
@@ -26,7 +26,7 @@ class Chosen(NamedTuple):
 
 
 def generate(
-    decoder: Stream | Layer,
+    decoder: BaseStream | Layer,
     start: int | Sequence[int],
     *,
     steps: int | None = None,
@@ -41,7 +41,7 @@ def generate(
 
     Parameters
     ----------
-    decoder : Stream or Layer
+    decoder : Stream, OnnxStream or Layer
         Reads a token, makes logits [shape=(V,)] of the next one. A stream goes on from its state,
         for example one that :func:`hand_over` has set, and keeps the new one; a layer gets a new
         stream.
