@@ -240,18 +240,19 @@ class _Loop:
 
 def fitted(frame: Frame, stream: BaseStream, who: str) -> Any:
     """Return a frame's data in the shapes and dtypes of the model's inputs."""
-    names, inputs = stream.program.input_names, stream.program.inputs
+    inputs = stream.program.inputs
     if frame.data.size != sum(value.size for value in inputs):
         shapes = [str(value.shape) for value in inputs]
-        reads = ", ".join(f"{n} {s}" for n, s in zip(names, shapes, strict=True))
+        named = zip(stream.program.input_names, shapes, strict=True)
+        reads = ", ".join(f"{name} {shape}" for name, shape in named) + " side by side"
         raise FrameError(
             f"{who}: gives frames of shape {frame.data.shape}, the model reads "
-            + (f"{reads} side by side" if len(inputs) > 1 else shapes[0])
-            + ": choose columns or channels, or cut samples with `Windows`"
+            f"{reads if len(inputs) > 1 else shapes[0]}: choose columns or channels, or cut "
+            f"samples with `Windows`"
         )
-    ends = np.cumsum([value.size for value in inputs])
-    parts = [
-        part.reshape(value.shape).astype(value.dtype, order="C", copy=False)
-        for part, value in zip(np.split(frame.data.reshape(-1), ends[:-1]), inputs, strict=True)
-    ]
+    data, parts, at = frame.data.reshape(-1), [], 0
+    for value in inputs:
+        part = data[at : at + value.size].reshape(value.shape)
+        parts.append(part.astype(value.dtype, order="C", copy=False))
+        at += value.size
     return tuple(parts) if len(parts) > 1 else parts[0]
