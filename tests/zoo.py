@@ -369,7 +369,7 @@ for _name, (_L, _sizes, _options) in _FRAME_CONVOLUTIONS.items():
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _AsBuilt(Case):
     """A case whose builder sets the weights."""
 
