@@ -239,11 +239,11 @@ def _endurance(report: Report, figure: Any) -> bool:
     times.plot(frames, [1e3 * look.block_us for look in looks], "o-", ms=3, label="in blocks")
     times.plot(frames, [1e3 * look.step_us for look in looks], "o-", ms=3, label="from Python")
     times.set_ylabel("ns a frame")
-    times.legend(fontsize="small", loc="center right")
+    times.legend(fontsize="small", loc="upper left", ncols=2)
     memory.plot(frames, [look.memory_kib / 1024 for look in looks], "o-", ms=3, color="C2")
     memory.set_ylabel("memory of the process, MiB")
     for panel in (times, memory):
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.3 * panel.get_ylim()[1])
         panel.set_xlabel("millions of frames")
         panel.grid(alpha=0.25)
     figure.suptitle("One stream (GRU 8 -> 8) for very many frames")
