@@ -3,7 +3,7 @@
 A frame of shape (C, L) becomes (O, L'), with ``L' = (L + 2 padding - dilation (k - 1) - 1) //
 stride + 1``. Nothing is kept between frames; for a convolution over the stream see ``Conv1d``.
 A convolution whose weights are those of a windowed Fourier transform runs as a fast transform, and
-one with a single output that sees the whole frame as a linear layer.
+one from a single position to a single position as a linear layer.
 """
 
 from __future__ import annotations
@@ -183,18 +183,16 @@ class FrameConv1d(Op):
         }
         return op
 
-    def as_product(self, channels: int, length: int) -> Linear | None:
-        """Return the linear layer that this is for a frame that its one output sees as a whole."""
-        if self.groups > 1 or self.output_shape((channels, length))[1] > 1:
+    def as_product(self) -> Linear | None:
+        """Return the linear layer that this is for frames of one position, if there is one output.
+
+        The sums are the same, bit for bit.
+        """
+        tap, between = divmod(self.padding, self.dilation)
+        if self.groups > 1 or between or tap >= self.kernel_size:
             return None
-        seen_at = np.arange(self.kernel_size) * self.dilation - self.padding
-        inside = (seen_at >= 0) & (seen_at < length)
-        if inside.sum() < length:
-            return None
-        weight = np.empty((self.out_channels, channels, length), np.float32)
-        weight[:, :, seen_at[inside]] = self.weights["weight"][:, :, inside]
-        layer = Linear(channels * length, self.out_channels, self.bias)
-        layer.weights = {**self.weights, "weight": weight.reshape(self.out_channels, -1)}
+        layer = Linear(self.in_channels, self.out_channels, self.bias)
+        layer.weights = {**self.weights, "weight": self.weights["weight"][:, :, tap]}
         return layer
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
@@ -204,8 +202,9 @@ class FrameConv1d(Op):
             window = fourier_window(weight)
             if window is not None:
                 return lower_windows(tape, xs[0], window, self.stride, self.padding)
-        if (whole := self.as_product(*xs[0].shape)) is not None:
-            return whole.lower(tape, xs[0].view((xs[0].size,)))
+        one = xs[0].shape[1] == self.output_shape(xs[0].shape)[1] == 1
+        if one and (layer := self.as_product()) is not None:
+            return layer.lower(tape, xs[0].view((self.in_channels,)))
         y = tape.output()
         L_out = y.shape[1]
         kept, begin, positions = seen(
