@@ -66,6 +66,7 @@ from .ops.fourier import IRFFT, RFFT
 from .ops.frame_conv1d import FrameConv1d
 from .ops.frame_conv2d import FrameConv2d
 from .ops.gru import GRU, GRUCell
+from .ops.int8_frame_conv1d import Int8FrameConv1d
 from .ops.int8_gru_cell import Int8GRUCell
 from .ops.int8_linear import Int8Linear
 from .ops.int8_lstm import Int8LSTM
@@ -174,6 +175,7 @@ __all__ = [
     "Hardtanh",
     "IRFFT",
     "Input",
+    "Int8FrameConv1d",
     "Int8GRUCell",
     "Int8LSTM",
     "Int8LSTMCell",

@@ -248,6 +248,7 @@ class Layer:
         calibration: Any = None,
         keep: Sequence[str] = (),
         min_snr_db: float = 20.0,
+        convolutions: bool = False,
     ) -> Model:
         """Return a new model with weights in fewer bytes; this one stays as it is.
 
@@ -267,6 +268,10 @@ class Layer:
             Ops that shall stay float32, by their names.
         min_snr_db : float
             Power of the outputs over that of their error, dB.
+        convolutions : bool
+            Whether convolutions inside a frame are rounded too. They lose more than cells, because
+            a frame has one range for all its channels: Silero VAD takes a third of the time, and
+            its probabilities are off by up to 0.15 instead of 0.014.
 
         Returns
         -------
@@ -282,7 +287,7 @@ class Layer:
         """
         from .quantize import quantized
 
-        return quantized(self, mode, calibration, keep, min_snr_db)
+        return quantized(self, mode, calibration, keep, min_snr_db, convolutions)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a ``.safetensors`` file; see :func:`streamrnn.load`.

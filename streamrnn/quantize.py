@@ -42,6 +42,7 @@ def quantized(
     calibration: Any = None,
     keep: Sequence[str] = (),
     min_snr_db: float = MIN_SNR_DB,
+    convolutions: bool = False,
 ) -> Model:
     """Return a model with quantised weights; see :meth:`Layer.quantize`.
 
@@ -81,6 +82,10 @@ def quantized(
             kept[node.name] = f"{type(node.op).__name__} has no int8 form"
         elif size < MIN_WEIGHTS:
             kept[node.name] = f"{size} weights: below {MIN_WEIGHTS} nothing is gained"
+        elif hasattr(forms[type(node.op).__name__], "convolution") and not convolutions:
+            kept[node.name] = "a convolution: rounded only with convolutions=True, see there"
+        elif reason := getattr(forms[type(node.op).__name__], "lacks", _nothing)(node.op):
+            kept[node.name] = reason
         else:
             chosen[node.name] = forms[type(node.op).__name__]
     moments: dict[str, Array] = {}
@@ -101,6 +106,11 @@ def quantized(
     notes = {"mode": mode, "quantised": how, "kept": kept}
     metadata = {**getattr(layer, "metadata", {}), "quantization": notes}
     return _rebuilt(graph, chosen, moments, metadata)
+
+
+def _nothing(op: Op) -> str:
+    """An op with int8 weights that says nothing else can replace every op of its kind."""
+    return ""
 
 
 def _moments(

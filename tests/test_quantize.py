@@ -105,6 +105,33 @@ def test_states_that_come_from_outside_and_batch_normalisation() -> None:
     assert compare(model, made, xs, 500).errors("y")[500]["snr_db"] > 30
 
 
+def test_convolutions_are_rounded_when_asked() -> None:
+    x = sr.Input((20, 9))
+    y = sr.ReLU()(sr.FrameConv1d(20, 24, 3, padding=1, name="plain")(x))
+    y = sr.FrameConv1d(24, 24, 8, padding=4, groups=2, name="groups")(y)
+    model = trained(sr.Model(x, sr.Linear(240, 20)(sr.Flatten()(y))))
+    xs = frames(200, 180).reshape(200, 20, 9)
+    kept = model.quantize("int8").metadata["quantization"]["kept"]
+    assert "convolutions=True" in kept["plain"]
+    made = model.quantize("int8", convolutions=True, calibration=xs)
+    notes = made.metadata["quantization"]
+    assert "plain" in notes["quantised"]
+    assert notes["kept"] == {"groups": "dilation and groups have no int8 form"}
+    assert compare(model, made, xs, 200).errors("y")[200]["snr_db"] > 25
+
+
+@pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2}, {"kernel_size": 40_000}])
+def test_a_convolution_without_an_int8_form_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="Int8FrameConv1d"):
+        sr.Int8FrameConv1d(**{"in_channels": 2, "out_channels": 2, "kernel_size": 3, **options})
+
+
+@pytest.mark.parametrize("kind", [sr.Int8LSTMCell, sr.Int8Linear])
+def test_sums_that_could_overflow_are_refused(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"at most 65000.* sums in int32 could overflow"):
+        kind(65_001, 2)
+
+
 def test_calibration_rounds_weights_for_what_they_meet() -> None:
     model, xs = trained(sr.Sequential(sr.GRU(20, 40), sr.Linear(40, 30))), frames(800)
     unseen = frames(800, seed=0)[::-1].copy()

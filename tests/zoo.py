@@ -242,6 +242,15 @@ _int8_before = functools.partial(s.Int8GRUCell, 5, 20, reset_after=False)
 add("Int8GRUCell fed back reset before", _fed_back(_int8_before, 1), tolerance=0.01)
 for _I, _O in ((1, 1), (3, 20), (20, 33), (100, 70)):
     add(f"Int8Linear {_I}-{_O}", functools.partial(s.Int8Linear, _I, _O), tolerance=0.04)
+for _L, _sizes, _options in (
+    (1, (1, 1, 1), {}),
+    (20, (3, 5, 3), {"padding": 2}),
+    (9, (20, 33, 4), {"stride": 3, "padding": 1, "bias": False}),
+    (70, (1, 18, 16), {"stride": 9}),
+    (1, (5, 20, 3), {"padding": 1}),
+):
+    _int8_conv = functools.partial(s.Int8FrameConv1d, *_sizes, **_options)
+    add(f"Int8FrameConv1d {_sizes} L{_L}", on((_sizes[0], _L), _int8_conv), tolerance=0.04)
 add("Int8Linear no bias", lambda: s.Int8Linear(20, 3, bias=False), tolerance=0.04)
 add("Int8Linear on rows", on((2, 5, 7), lambda: s.Int8Linear(7, 3)), tolerance=0.04)
 add(

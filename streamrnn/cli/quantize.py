@@ -33,6 +33,12 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option(help="An op that shall stay float32, by its name.")
     ] = None,
+    convolutions: Annotated[
+        bool,
+        typer.Option(
+            "--convolutions", help="Round convolutions inside a frame too: they lose more."
+        ),
+    ] = False,
     steps: Annotated[
         int, typer.Option(min=1, help="Frames over which both models are compared.")
     ] = 10_000,
@@ -52,7 +58,9 @@ def quantize(
     layer = load(model, **reading(model, shape, constant, state))
     recordings = [_recording(file, layer) for file in calibration or ()] or None
     with progress.status("rounding weights …"):
-        made = layer.quantize(mode, calibration=recordings, keep=keep or ())
+        made = layer.quantize(
+            mode, calibration=recordings, keep=keep or (), convolutions=convolutions
+        )
     made.save(out)
     with progress.status(f"running both models over {steps:,} frames …"):
         report = compare(layer, made, recordings, steps)
