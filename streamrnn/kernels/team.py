@@ -1,17 +1,16 @@
 """A team: threads that run compiled code together, without a lock.
 
 ``together(team, job, argument)`` calls ``job(part, parts, argument)`` in this thread and in every
-member of the team that is there, and returns when all are done. A job must give the same result
-whatever ``parts`` is; then nothing depends on a member being there. Who is asleep, has no core, or
-is at work for another thread of the program, is left out, so nothing can wait for ever.
+member of the team that is awake, and returns when all are done. A job must give the same result
+whatever ``parts`` is; then nothing depends on a member being there. Who is asleep, or at work for
+another thread of the program, is left out, so nothing can wait for ever.
 
 Each member has a word on a cache line of its own, and everything is said by it::
 
     ASLEEP -> AWAKE     the member, when its thread comes
     AWAKE  -> ASLEEP    the member, when there has been nothing to do
-    AWAKE  -> CALLED    the caller
-    CALLED -> READY     the member; or, if it is late, back to AWAKE, by the caller
-    READY  -> GO        the caller, who has written down the job
+    AWAKE  -> TAKEN     the caller, who then writes down the job
+    TAKEN  -> GO        the caller
     GO     -> DONE      the member
     DONE   -> AWAKE     the caller
 
@@ -67,7 +66,7 @@ __all__ = ["MAX_THREADS", "Team", "Walk", "check_threads", "split_forms", "toget
 MAX_THREADS = 64
 """Most members of a team: one bit each of a word."""
 
-AWAKE, ASLEEP, CALLED, READY, GO, DONE, STOPPED = range(7)
+AWAKE, ASLEEP, TAKEN, GO, DONE, STOPPED = range(6)
 
 # A member's lines. Line 0 is that of the caller: how many sleep, and what all need to know.
 WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
@@ -77,9 +76,6 @@ PATIENCE = 4000
 """Looks at a word, with a pause after each, before a thread gives way: about half a millisecond.
 Systems move threads apart that share a core, but hardly if they hand it on to each other sooner."""
 
-LATE = 50
-"""Looks after which a member that does not answer is left out: about 5 microseconds."""
-
 YIELDS = 100
 """Looks at a word, giving way after each, before a member goes to sleep."""
 
@@ -88,20 +84,13 @@ YIELDS = 100
 def together(team: Any, job: int, argument: int) -> int:
     """Call ``job(part, parts, argument)`` in all members that are there; return how many."""
     enough, other = team[ENOUGH], team[OTHERS]
-    called, mine, parts, spins = 0, 0, 1, 0
+    mine, parts = 0, 1
     for k in range(1, team[MEMBERS]):
-        if swap(at(team, k * LINE), WORD, AWAKE, CALLED):
-            called |= 1 << k
-    for k in range(1, team[MEMBERS]):
-        if called >> k & 1:
-            member = at(team, k * LINE)
-            while read(member, WORD) == CALLED and spins < LATE:
-                wait(spins, enough, other)
-                spins += 1
-            if not swap(member, WORD, CALLED, AWAKE):  # else it has no core just now
-                member[JOB_PART] = parts
-                parts += 1
-                mine |= 1 << k
+        member = at(team, k * LINE)
+        if swap(member, WORD, AWAKE, TAKEN):
+            member[JOB_PART] = parts
+            parts += 1
+            mine |= 1 << k
     for k in range(1, team[MEMBERS]):
         if mine >> k & 1:
             member = at(team, k * LINE)
@@ -131,9 +120,6 @@ def _serve(address: int, k: int) -> int:
         if word == GO:
             call_job(member[JOB], member[JOB_PART], member[JOB_PARTS], member[ARGUMENT])
             write(member, WORD, DONE)
-            spins = 0
-        elif word == CALLED:
-            swap(member, WORD, CALLED, READY)
             spins = 0
         elif word == STOPPED:
             return STOPPED
