@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ConfigError
 from ..kernels import tape
 from ..layer import Layer
 from ..stream import Stream
@@ -24,8 +25,7 @@ __all__ = [
     "POOL",
     "STEP",
     "blocks",
-    "has_int8",
-    "has_pools",
+    "int8_form",
     "kernel",
     "onnx_stream",
     "pool",
@@ -49,14 +49,12 @@ KERNEL_FRAMES = 64
 """Frames that the kernels run without coming back to Python, one after another."""
 
 
-def has_int8() -> bool:
-    """Whether models of this version can be quantised."""
-    return hasattr(Layer, "quantize")
-
-
-def has_pools() -> bool:
-    """Whether models of this version have pools."""
-    return hasattr(Layer, "pool")
+def int8_form(model: Layer) -> Layer | None:
+    """Return a model with int8 weights, or None where it has nothing to quantise."""
+    try:
+        return model.quantize("int8")
+    except ConfigError:
+        return None
 
 
 def _tolerance(name: str) -> float:

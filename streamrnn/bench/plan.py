@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import ConfigError
-from . import jitter, limits, models, ours, peers, row, start
+from . import jitter, limits, models, peers, row, start
 from .case import CELLS, Case, input_size
 from .models import ModelFile
 from .report import Report
@@ -183,9 +183,6 @@ def run(chosen: Plan, found: Report, file: ModelFile | None = None) -> None:
     # The other sections are about this process alone: no peer's library is loaded into it.
     if set(chosen.sections) - {"start", "jitter", "endurance"}:
         found.skipped |= {p: peers.missing(p) for p in wanted if not peers.available(p)}
-        for what, there in (("int8", ours.has_int8()), ("pools", ours.has_pools())):
-            if not there:
-                found.skipped[f"our {what}"] = "this version has none"
         with announced("limits of this machine", 1):
             found.limits = limits.measure()
     for section in chosen.sections:
@@ -240,7 +237,7 @@ def _models(
             found.notes[file.label] = file.why
         if file.unlike:
             found.unlike[file.label] = file.unlike
-    if ours.has_pools() and not given:
+    if not given:
         with announced(f"{files[0].label}, pool", chosen.effort.rounds) as tick:
             found.rows.append(models.pooled(files[0], chosen.effort, tick))
     for file in files:

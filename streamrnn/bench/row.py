@@ -140,12 +140,11 @@ def contenders(case: Case, x: Any, wanted: Collection[str], forced: Collection[s
 
 def own(model: Layer, x: Any, case: Case) -> Iterator[Contender]:
     """Yield our own contenders on a model."""
-    small: Any = model.quantize("int8") if ours.has_int8() else None
+    small = ours.int8_form(model)
     if case.batch > 1:
-        if ours.has_pools():
-            yield ours.pool(model, x)
-            if small is not None:
-                yield ours.pool(small, x, ours.INT8_POOL)
+        yield ours.pool(model, x)
+        if small is not None:
+            yield ours.pool(small, x, ours.INT8_POOL)
         yield one_by_one(model, x)
     elif case.block > 1:
         yield ours.blocks(model, x)
@@ -198,8 +197,8 @@ def measured(
         per_call += n_bytes - recurrent_bytes(case)
         apart = differences(found, x, frames[:4] if case.frames > 1 else frames)
         found.append(reading(READ, n_bytes))
-        if ours.has_int8():
-            found.append(reading(READ_INT8, n_bytes // 4))
+        if any("int8" in contender.name for contender in found):
+            found.append(reading(READ_INT8, max(1, n_bytes // 4)))
         timings = interleaved(found, x, frames, effort, tick)
     return Row(section, str(case), case, n_bytes, adds, per_call / case.frames, timings, apart)
 
