@@ -57,15 +57,16 @@ def films(seed: int, n: int) -> tuple[Any, Any, Any]:
 
 def drawn(seen: Any, ways: dict[str, Any]) -> Any:
     """Return a picture of every fourth picture of a clip, and of where the ball is expected."""
-    figure, axes = command.figure(1)
-    some = np.arange(CLIP + LOOK, 2 * CLIP, 4)
-    axes.imshow(np.hstack(seen[some]), cmap="gray")
-    for (name, way), marker in zip(ways.items(), "o+x", strict=True):
-        x, y = SIZE * way[0, some].numpy().T - 0.5
-        axes.scatter(x + SIZE * np.arange(len(some)), y, marker=marker, label=name)
-    axes.vlines(SIZE * np.arange(1, len(some)) - 0.5, 0, SIZE - 1, color="0.5")
-    axes.set(title=f"Where the ball will be {AHEAD} pictures later", xticks=[], yticks=[])
-    figure.legend(loc="outside lower center", ncols=len(ways))
+    figure, rows = command.figure(2)
+    for axes, some in zip(rows, np.arange(CLIP + LOOK, 2 * CLIP, 4).reshape(2, 5), strict=True):
+        axes.imshow(np.hstack(seen[some]), cmap="gray")
+        for (name, way), marker in zip(ways.items(), "o+x", strict=True):
+            x, y = SIZE * way[0, some].numpy().T - 0.5
+            axes.scatter(x + SIZE * np.arange(5), y, 80, marker=marker, label=name)
+        axes.vlines(SIZE * np.arange(1, 5) - 0.5, -0.5, SIZE - 0.5, color="0.5")
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(f"Where the ball will be {AHEAD} pictures later")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(ways))
     return figure
 
 

@@ -75,6 +75,34 @@ def test_all_contenders_run_the_same_function(case):
     assert found.weight_bytes == 4 * weights
 
 
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        (Case("LSTM", 16, 16), (ours.INT8_STEP, ours.INT8_KERNEL)),
+        (Case("GRU", 16, 24, block=4), (ours.INT8_BLOCK,)),
+        (Case("RNN", 16, 32, batch=3), (ours.INT8_POOL,)),
+        (Case("GRU", 3, 5), ()),  # nothing is gained
+        (Case("Conv1d", 40, 40), ()),  # no int8 form
+    ],
+    ids=str,
+)
+def test_int8_weights_take_part_where_there_are_some(case, names):
+    found = row.measured("steps", case, (), (), MINI, lambda: None)
+    there = {name for name in found.timings if name.startswith("streamrnn int8")}
+    assert there == set(names)
+    assert (row.READ_INT8 in found.timings) == bool(names)
+    assert all(0 < d < 0.1 for name, d in found.differences.items() if "int8" in name)
+
+
+def test_pools_of_a_model(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    sr.Sequential(sr.GRU(16, 24, seed=0), sr.Linear(24, 2, seed=1)).save(path)
+    found = models.pooled(models.ModelFile("mine", path), MINI, lambda: None)
+    assert set(found.timings) == {ours.POOL, ours.INT8_POOL, row.READ, row.READ_INT8}
+    report = Report("streamrnn bench", "today", MINI, {"CPU": "one"}, LIMITS)
+    assert report.share(found, ours.INT8_POOL) > 0
+
+
 def test_weights_that_a_block_needs_once_are_counted_once():
     case = Case("LSTM", 3, 5, block=4)
     found = row.measured("blocks", case, (), (), MINI, lambda: None)

@@ -88,8 +88,7 @@ def measured(
         x = np.zeros(graph.x_shape, np.float32)
         frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
         found = [ours.step(model, x, y=file.y), ours.kernel(model)]
-        small = ours.int8(model)
-        if small is not None:
+        if small := ours.int8_form(model):
             found.append(ours.step(small, x, ours.INT8_STEP, file.y, tolerance=np.inf))
             found.append(ours.kernel(small, ours.INT8_KERNEL))
         stream = ours.onnx_stream(path, x, file.y, **options)
@@ -102,7 +101,8 @@ def measured(
     apart = differences(found, x, frames[:20])
     n_bytes, adds = work(model)
     found.append(reading(READ, n_bytes))
-    found.append(reading(READ_INT8, max(1, n_bytes // 4)))
+    if small:
+        found.append(reading(READ_INT8, max(1, n_bytes // 4)))
     timings = interleaved(found, x, frames, effort, tick)
     of_bytes = n_bytes < 2 * describe_model(model)["parameters"]
     return Row("models", file.label, None, n_bytes, adds, float(n_bytes), timings, apart, of_bytes)
@@ -133,10 +133,12 @@ def pooled(file: ModelFile, effort: Effort, tick: Callable[[], None]) -> Row:
     frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
     flat = x.reshape(1, POOL_STREAMS, -1)
     found = [ours.pool(model, flat)]
-    small = ours.int8(model)
-    if small is not None:
+    if small := ours.int8_form(model):
         found.append(ours.pool(small, flat, ours.INT8_POOL))
     n_bytes, adds = work(model)
+    found.append(reading(READ, n_bytes))
+    if small:
+        found.append(reading(READ_INT8, max(1, n_bytes // 4)))
     timings = interleaved(found, x, frames, effort, tick)
     label = f"{file.label}, {POOL_STREAMS} streams"
     return Row("pooled models", label, None, n_bytes, adds, n_bytes / POOL_STREAMS, timings)

@@ -25,7 +25,7 @@ __all__ = [
     "POOL",
     "STEP",
     "blocks",
-    "int8",
+    "int8_form",
     "kernel",
     "onnx_stream",
     "pool",
@@ -49,11 +49,11 @@ KERNEL_FRAMES = 64
 """Frames that the kernels run without coming back to Python, one after another."""
 
 
-def int8(model: Layer) -> Layer | None:
-    """Return the model with int8 weights, or None where none of its ops gains by them."""
+def int8_form(model: Layer) -> Layer | None:
+    """Return a model with int8 weights, or None where it has nothing to quantise."""
     try:
         return model.quantize("int8")
-    except ConfigError:  # each op is too small, or has no such form
+    except ConfigError:
         return None
 
 

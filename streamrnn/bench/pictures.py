@@ -32,6 +32,8 @@ COLOURS = {name: f"C{i % 10}" for i, name in enumerate(COLUMNS)} | {
     ours.ONNX_STREAM: "C8",
     peers.NUMPY: "C7",
 }
+PAPER = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
+"""Behind a text that stands on lines."""
 DASHED = (ours.KERNEL, ours.INT8_KERNEL, peers.RUN, peers.COMPILED)
 DPI = 110
 
@@ -159,6 +161,7 @@ def _limit(report: Report, figure: Any) -> bool:
                 panel.annotate(
                     f"{100 * share:.0f} %", (size, speed), (0, -12), fontsize="x-small",
                     textcoords="offset points", ha="center", color=COLOURS[ours.KERNEL],
+                    bbox=PAPER,
                 )  # fmt: skip
         _sizes(panel, sizes, "hidden size H")
         panel.set_ylim(bottom=0)
@@ -215,6 +218,7 @@ def _jitter(report: Report, figure: Any) -> bool:
                 panel.annotate(
                     text, (us, height), (2, 0), fontsize="x-small", rotation=90,
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+                    bbox=PAPER,
                 )  # fmt: skip
     panel.set_xscale("log")
     panel.set_yscale("log")

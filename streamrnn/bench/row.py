@@ -140,7 +140,7 @@ def contenders(case: Case, x: Any, wanted: Collection[str], forced: Collection[s
 
 def own(model: Layer, x: Any, case: Case) -> Iterator[Contender]:
     """Yield our own contenders on a model."""
-    small = ours.int8(model)
+    small = ours.int8_form(model)
     if case.batch > 1:
         yield ours.pool(model, x)
         if small is not None:
@@ -197,7 +197,8 @@ def measured(
         per_call += n_bytes - recurrent_bytes(case)
         apart = differences(found, x, frames[:4] if case.frames > 1 else frames)
         found.append(reading(READ, n_bytes))
-        found.append(reading(READ_INT8, max(1, n_bytes // 4)))
+        if any("int8" in contender.name for contender in found):
+            found.append(reading(READ_INT8, max(1, n_bytes // 4)))
         timings = interleaved(found, x, frames, effort, tick)
     return Row(section, str(case), case, n_bytes, adds, per_call / case.frames, timings, apart)
 
