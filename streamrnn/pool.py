@@ -30,6 +30,8 @@ F32 = np.dtype(np.float32)
 I64 = np.dtype(np.int64)
 CHUNK = 64
 """Streams whose states lie in one piece of memory."""
+MAX_STREAMS = 1 << 31
+"""Slots that ids have room for."""
 
 
 class Pool:
@@ -70,8 +72,9 @@ class Pool:
         self._held = whole(program.state_size, LINE)
         self._record = self._held + held
         self._chunks: list[Array] = []
-        # Of each slot: where its state is, how often it was given away, its last step.
-        self._slots, self._generations, self._marks = (np.zeros(0, np.int64) for _ in range(3))
+        # Of each slot: where its state is, whose it is (the id, or where it is free the complement
+        # of the id to come), its last step.
+        self._slots, self._owners, self._marks = (np.zeros(0, np.int64) for _ in range(3))
         self._free: list[int] = []
         self._members: dict[int, None] = {}  # ids, in the order of joining
         self._order: Ids | None = None
@@ -110,6 +113,8 @@ class Pool:
         plain = one and program.inputs[0].dtype == "float32"
         self._x_shape = program.inputs[0].shape if plain else None
         self._y_shape = program.outputs[0].shape if plain else None
+        # Room for a call, kept for the next one: frames, outputs, which are due.
+        self._room: dict[str, npt.NDArray[Any]] = {}
 
     def __repr__(self) -> str:
         shapes = tuple(v.shape for v in self.program.inputs)
@@ -122,7 +127,7 @@ class Pool:
         return iter(tuple(self._members))
 
     def __contains__(self, id_: object) -> bool:
-        return id_ in self._members
+        return not isinstance(id_, bool) and id_ in self._members
 
     def __getitem__(self, id_: int) -> PooledStream:
         return PooledStream(self, self._known(id_))
@@ -149,7 +154,9 @@ class Pool:
         Raises
         ------
         ConfigError
-            If `n` is not a non-negative integer.
+            If `n` is not a non-negative integer, or the pool would have more than 2**31 streams.
+        MemoryError
+            If there is not enough memory; nobody has joined.
         """
         if n is None:
             return int(self.join(1)[0])
@@ -157,7 +164,8 @@ class Pool:
             raise ConfigError(f"join: `n` must be a non-negative integer, got {n!r}")
         self._grow(int(n) - len(self._free))
         slots = np.array([self._free.pop() for _ in range(n)], np.int64)
-        ids: Ids = slots | self._generations[slots] << SLOT_BITS
+        ids: Ids = ~self._owners[slots]
+        self._owners[slots] = ids
         self._members.update(dict.fromkeys(ids.tolist()))
         self._order = None
         for id_ in ids.tolist():
@@ -181,7 +189,7 @@ class Pool:
         for id_ in given:
             slot = id_ & ((1 << SLOT_BITS) - 1)
             del self._members[id_]
-            self._generations[slot] += 1
+            self._owners[slot] = ~(id_ + (1 << SLOT_BITS))
             self._free.append(slot)
         self._order = None
 
@@ -194,7 +202,7 @@ class Pool:
         return self._order
 
     def _known(self, id_: Any) -> int:
-        if not isinstance(id_, (int, np.integer)) or id_ not in self._members:
+        if not isinstance(id_, (int, np.integer)) or id_ not in self:
             raise StreamError(
                 f"no stream with the id {id_!r} in this pool of {len(self)}: `join` gives ids, and "
                 f"they end with `leave`"
@@ -203,24 +211,26 @@ class Pool:
 
     def _grow(self, more: int) -> None:
         """Make room for so many more streams."""
-        old = len(self._chunks) * CHUNK
-        for _ in range(-(-more // CHUNK)):
-            self._chunks.append(aligned(CHUNK * self._record))
-        new = len(self._chunks) * CHUNK
-        if new == old:
+        if more <= 0:
             return
+        # All memory is taken first: without enough of it nothing has changed.
+        old = len(self._chunks) * CHUNK
+        new = old + whole(more, CHUNK)
+        if new > MAX_STREAMS:
+            raise ConfigError(f"join: a pool has at most {MAX_STREAMS} streams, not {new}")
+        memory = aligned((new - old) * self._record)
+        tables = [self._slots, self._owners, self._marks]
         if new > len(self._slots):  # doubled, so that joining one by one does not copy them often
             room = np.zeros(max(new, 2 * len(self._slots)) - len(self._slots), np.int64)
-            self._slots, self._generations, self._marks = (
-                np.concatenate([table, room])
-                for table in (self._slots, self._generations, self._marks)
-            )
-        for i in range(old // CHUNK, len(self._chunks)):
-            begin = self._chunks[i].ctypes.data
-            self._slots[i * CHUNK : (i + 1) * CHUNK] = begin + 4 * self._record * np.arange(CHUNK)
-        self._free += range(new - 1, old - 1, -1)
+            tables = [np.concatenate([table, room]) for table in tables]
+        fresh = np.arange(old, new)
+        tables[0][old:new] = memory.ctypes.data + 4 * self._record * (fresh - old)
+        tables[1][old:new] = ~fresh
+        self._slots, self._owners, self._marks = tables
+        self._chunks += np.split(memory, (new - old) // CHUNK)
+        self._free += fresh[::-1].tolist()
         self._plan[loop.SLOTS] = self._slots.ctypes.data
-        self._plan[loop.GENERATIONS] = self._generations.ctypes.data
+        self._plan[loop.OWNERS] = self._owners.ctypes.data
         self._plan[loop.MARKS] = self._marks.ctypes.data
         self._plan[loop.CAPACITY] = new
 
@@ -262,16 +272,20 @@ class Pool:
             states are as they were.
         """
         chosen = self.ids if ids is None else self._checked_ids(ids)
-        if len(self.due) != len(chosen):
-            self.due = np.zeros(len(chosen), np.bool_)
+        due = self.due
+        if len(due) != len(chosen):
+            due = self._room_for("due", len(chosen), np.bool_)
         if (
             self._plain(batch, self._x_shape, len(chosen))
             and self._plain(out, self._y_shape, len(chosen))
             and not np.may_share_memory(batch, out)
         ):
-            self._run(chosen, batch.reshape(-1), out.reshape(-1), self.due)
-            return out  # type: ignore[no-any-return]
-        return self._checked(batch, chosen, out)
+            self._run(chosen, batch.reshape(-1), out.reshape(-1), due)
+            result: Result = out
+        else:
+            result = self._checked(batch, chosen, out, due)
+        self.due = due
+        return result
 
     @staticmethod
     def _plain(array: Any, shape: Shape | None, n: int) -> bool:
@@ -279,12 +293,13 @@ class Pool:
         return (
             type(array) is np.ndarray
             and array.dtype is F32
+            and array.ndim > 0
             and array.shape[1:] == shape
             and len(array) == n
             and array.flags.carray
         )
 
-    def _checked(self, batch: Any, chosen: Ids, out: Any) -> Result:
+    def _checked(self, batch: Any, chosen: Ids, out: Any, due: npt.NDArray[np.bool_]) -> Result:
         """Validate, run and split: the general form of `step`."""
         program = self.program
         n, names = len(chosen), program.input_names
@@ -308,13 +323,23 @@ class Pool:
                 )
         shapes = [(n, *v.shape) for v in program.outputs]
         outs = checked_out(out, shapes, frames)
-        x = side_by_side(program.inputs, frames, n)
+        direct = len(frames) == 1 and frames[0].dtype == F32
+        room = None if direct else self._room_for("x", n * program.input_size, F32)
+        x = side_by_side(program.inputs, frames, n, room)
         plain = outs[0] if len(outs) == 1 else None
-        y = np.empty(n * program.output_size, F32) if plain is None else plain.reshape(-1)
-        self._run(chosen, x, y, self.due)
+        size = n * program.output_size
+        y = self._room_for("y", size, F32) if plain is None else plain.reshape(-1)
+        self._run(chosen, x, y, due)
         if plain is not None:
             return plain
         return split(program.outputs, y.reshape(n, program.output_size), outs, shapes)
+
+    def _room_for(self, what: str, n: int, dtype: Any) -> npt.NDArray[Any]:
+        """Return room for n numbers of a call; it grows with the largest call."""
+        room = self._room.get(what)
+        if room is None or len(room) < n:
+            room = self._room[what] = np.empty(n, dtype)
+        return room[:n]
 
     def _run(self, ids: Ids, x: Array, y: Array, due: npt.NDArray[np.bool_]) -> None:
         plan = int(self._plan.ctypes.data)
@@ -349,7 +374,10 @@ class Pool:
     def _checked_ids(self, ids: Any) -> Ids:
         if type(ids) is np.ndarray and ids.dtype is I64 and ids.ndim == 1 and ids.flags.carray:
             return ids
-        array = np.asarray(ids)
+        try:
+            array = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            array = np.empty((0, 0))
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise FrameError(f"`ids` must be integers of shape (n,), got {describe(ids)}")
         return np.require(array, np.int64, ["C", "A"])
@@ -368,6 +396,8 @@ class PooledStream(BaseStream):
         self.pool, self.id = pool, id_
         self._ids = np.array([id_], np.int64)
         super().__init__(pool.program, pool.on_nonfinite)
+        self._finite = np.empty(pool.program.input_size, np.bool_)
+        self._result, self._due = np.empty(pool.program.output_size, F32), np.empty(1, np.bool_)
 
     def _allocate(self) -> None:
         """The memory is the pool's."""
@@ -388,15 +418,15 @@ class PooledStream(BaseStream):
         return record[begin : begin + self.program.input_size]
 
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
-        rows, written, size = x.reshape(n, -1), 0, self.program.output_size
-        odd = ~np.isfinite(rows).all(1)
-        if self.on_nonfinite == "raise" and odd.any():
-            return NONFINITE - int(odd.argmax())
-        result, due = np.empty(size, F32), np.zeros(1, np.bool_)
+        rows, size, written = x.reshape(n, self._finite.size), self._result.size, 0
+        if self.on_nonfinite == "raise":
+            for t, row in enumerate(rows):
+                if not np.isfinite(row, out=self._finite).all():
+                    return NONFINITE - t
         for row in rows:
-            self.pool._run(self._ids, row, result, due)
-            if due[0]:
-                y[written * size : (written + 1) * size] = result
+            self.pool._run(self._ids, row, self._result, self._due)
+            if self._due[0]:
+                y[written * size : (written + 1) * size] = self._result
                 written += 1
         return written
 

@@ -69,8 +69,9 @@ class _Place:
     last: int = -1
     offset: int = -1
 
-    def size(self, block: int) -> int:
-        frames = -(-block // self.clock.stride)
+    def size(self, block: int, pool: bool = False) -> int:
+        """Return the floats for a block; at a lower rate all streams of a pool may have a frame."""
+        frames = block if pool else -(-block // self.clock.stride)
         return whole(self.fixed + self.step * frames, LINE) + LINE
 
 
@@ -311,7 +312,7 @@ class Lowering:
         for place in self._places:  # in the order of their first rows
             if place.pool and not pool:
                 continue
-            size = place.size(block)
+            size = place.size(block, pool)
             busy = [spot for spot in busy if spot[2] >= place.first]
             place.offset = 0
             for start, stop, _ in busy:

@@ -298,8 +298,9 @@ class BaseStream(ABC):
 
     def fork(self: S) -> S:
         """Return a second stream that goes on from here; the two share nothing but weights."""
+        kept = self._kept()
         other = self._another()
-        other._go_back(self._kept())
+        other._go_back(kept)
         return other
 
     def __copy__(self: S) -> S:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,24 @@ def test_more_streams_than_go_through_the_tape_at_once(threads: int) -> None:
         assert_same(got[i], model.stream().run(np.ascontiguousarray(xs[:, i])), f"stream {i}")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_streams_of_a_group_have_a_frame_at_a_lower_rate(threads: int) -> None:
+    """As many frames as there are streams: in a block of one stream there would be a fifth."""
+    model = trained(
+        s.Sequential(s.Conv1d(4, 100, 3, stride=5), s.Tanh(), s.Delay(1), s.GRU(100, 20))
+    )
+    pool = model.pool(threads=threads)
+    n = 2 * model.program().pool_tape.group
+    pool.join(n)
+    alone = [model.stream() for _ in range(n)]
+    for t, batch in enumerate(random_frames(model, 12 * n, 5).reshape(12, n, 4)):
+        got = pool.step(batch)
+        for i, stream in enumerate(alone):
+            wanted = stream.step(batch[i])
+            if wanted is not None:
+                assert_same(got[i], wanted, f"stream {i} in step {t}")
+
+
 def test_weights_serve_all_streams_where_it_counts() -> None:
     model = s.Sequential(
         s.Conv1d(8, 8, 3), s.Linear(8, 8), s.LSTM(8, 8), s.GRU(8, 8), s.RNN(8, 8),
@@ -95,7 +115,7 @@ def test_errors_leave_all_states_as_they_were() -> None:
     _, pool, ids = _pool()
     x = np.ones((5, 4), F32)
     pool.step(x)
-    before = [pool[i].snapshot() for i in ids.tolist()]
+    before, due = [pool[i].snapshot() for i in ids.tolist()], pool.due
     bad = x.copy()
     bad[3, 1] = np.nan
     gone = pool.join()
@@ -108,6 +128,11 @@ def test_errors_leave_all_states_as_they_were() -> None:
         (StreamError, f"no stream with the id {gone} in this pool of 5", (x[:1], [gone]), {}),
         (StreamError, "no stream with the id 77 ", (x[:1], [77]), {}),
         (StreamError, "no stream with the id -1 ", (x[:1], [-1]), {}),
+        (StreamError, "no stream with the id 6 ", (x[:1], [6]), {}),  # nobody has had it yet
+        (StreamError, f"no stream with the id {gone + 2**32} ", (x[:1], [gone + 2**32]), {}),
+        (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:1], [2**70]), {}),
+        (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:2], [[0], 1]), {}),
+        (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:1], [True]), {}),
         (StreamError, "row 2: the id 1 is given twice", (x[:3], [1, 0, 1]), {}),
         (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:2], [0.0, 1.0]), {}),
         (FrameError, r"`ids` must be integers of shape \(n,\)", (x[:1], 0), {}),
@@ -117,6 +142,102 @@ def test_errors_leave_all_states_as_they_were() -> None:
         with pytest.raises(error, match=message):
             pool.step(*args, **kwargs)
     assert [pool[i].snapshot() for i in ids.tolist()] == before
+    assert pool.due is due
+    assert due.tolist() == [True] * 5
+
+
+def test_a_frame_may_be_a_number() -> None:
+    x = s.Input(())
+    pool = s.Model(x, x * 2.0).pool()
+    pool.join(2)
+    assert pool.step(np.ones(2, F32), out=np.empty(2, F32)).tolist() == [2.0, 2.0]
+    with pytest.raises(FrameError, match=r"must have shape \(T,\)"):
+        pool.step(np.array(1.0, F32), out=np.array(1.0, F32))
+
+
+def test_joining_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pool, ids = _pool()
+    xs = random_frames(model, 5, 6)
+    with pytest.raises(ConfigError, match="a pool has at most 2147483648 streams"):
+        pool.join(10**15)
+
+    def none_left(floats: int) -> Any:
+        raise MemoryError(floats)
+
+    monkeypatch.setattr("streamrnn.pool.aligned", none_left)
+    with pytest.raises(MemoryError):
+        pool.join(1000)
+    monkeypatch.undo()
+    assert pool.ids.tolist() == ids.tolist()
+    assert_same(pool.step(xs)[4], model.stream().step(xs[4]), "a stream of the pool")
+    pool.join(1000)
+    assert_same(pool.step(xs[:1], pool.ids[-1:])[0], model.stream().step(xs[0]), "the last one")
+
+
+def _wide(kind: str) -> s.Layer:
+    x, y, n = s.Input(1024), s.Input(1024), s.Input((1024,), "int64")
+    return {
+        "one vector": s.Model(x, s.Tanh()(x)),
+        "two inputs": s.Model((x, y), x + y),
+        "two outputs": s.Model(x, [s.Tanh()(x), s.ReLU()(x)]),
+        "indices": s.Model(n, s.Embedding(9, 2)(n)),
+        "half the rate": s.Model(x, s.Conv1d(1024, 1024, 2, stride=2, groups=1024)(x)),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["one vector", "two inputs", "two outputs", "indices"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_into_out_allocates_nothing(kind: str, threads: int) -> None:
+    model = _wide(kind)
+    pool = model.pool(threads=threads)
+    ids = pool.join(70)
+    batch = tuple(np.zeros((70, *v.shape), v.dtype) for v in model.program().inputs)
+    out = tuple(np.empty((70, *v.shape), F32) for v in model.program().outputs)
+    calls = [
+        (
+            tuple(a[:n] for a in batch) if len(batch) > 1 else batch[0][:n],
+            ids[:n],
+            tuple(a[:n] for a in out) if len(out) > 1 else out[0][:n],
+        )
+        for n in (70, 3, 70)
+    ]
+    grown, peaks = _growth(lambda: [pool.step(*call) for call in calls])
+    assert grown < 1024
+    assert peaks < 4096, f"{peaks} bytes on the way; a frame has 4096"
+
+
+@pytest.mark.parametrize("kind", ["one vector", "two inputs", "two outputs", "half the rate"])
+def test_a_step_of_one_stream_of_a_pool_into_out_allocates_nothing(kind: str) -> None:
+    model = _wide(kind)
+    pool = model.pool()
+    stream = pool[pool.join()]
+    xs = tuple(np.zeros(v.shape, F32) for v in model.program().inputs)
+    outs = tuple(np.empty(v.shape, F32) for v in model.program().outputs)
+    x, out = (xs if len(xs) > 1 else xs[0]), (outs if len(outs) > 1 else outs[0])
+    grown, peak = _growth(lambda: stream.step(x, out))
+    assert grown < 1024
+    assert peak < 4096, f"{peak} bytes on the way; a frame has 4096"
+
+
+def _growth(call: Any) -> tuple[int, int]:
+    """Return the bytes that calls keep, and those that they take on the way: the least of three."""
+    rounds = []
+    for _ in range(3):
+        call()
+        tracemalloc.start()
+        gc.disable()
+        try:
+            call()
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            for _ in range(50):
+                call()
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            gc.enable()
+            tracemalloc.stop()
+        rounds.append((after - before, peak - before))
+    return min(kept for kept, _ in rounds), min(peak for _, peak in rounds)
 
 
 def test_streams_leave_and_their_ids_with_them() -> None:
@@ -138,10 +259,17 @@ def test_streams_leave_and_their_ids_with_them() -> None:
         lambda: pool.leave([new, new]),
         view.snapshot,
         view.reset,
+        view.fork,
     ):
         with pytest.raises(StreamError):
             attempt()
     assert new in pool
+    assert len(pool) == 4, "a fork that fails has added nobody"
+    two = s.GRU(1, 1).pool()
+    two.join(2)
+    assert True not in two
+    with pytest.raises(StreamError, match="no stream with the id True"):
+        two.leave(True)
     for n in (-1, 1.5, True):
         with pytest.raises(ConfigError, match="non-negative integer"):
             pool.join(n)
@@ -160,6 +288,7 @@ def test_one_stream_of_a_pool_is_a_stream() -> None:
         wanted = alone.step(xs[t])
     assert_same(mine.step(xs[4]), alone.step(xs[4]), "step")
     assert_same(mine.run(xs[5:8]), alone.run(xs[5:8]), "run")
+    assert_same(mine.run(xs[:0]), alone.run(xs[:0]), "no frames")
     assert mine.snapshot() == alone.snapshot()
     other = pool[int(ids[0])]
     other.restore(alone.snapshot())  # from a single stream into a pool

@@ -44,7 +44,7 @@ __all__ = ["ADVANCE", "CHECK", "EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "
     HELD,
     ROOMS,
     SLOTS,
-    GENERATIONS,
+    OWNERS,
     MARKS,
     CALL,
     CAPACITY,
@@ -78,12 +78,12 @@ def _check_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> int:
     room = y.size == n * plan[OUTPUT_SIZE] and due.size == n
     if x.size != n * plan[INPUT_SIZE] or not room:
         return MISMATCH
-    generations, marks = ints(plan[GENERATIONS]), ints(plan[MARKS])
+    owners, marks = ints(plan[OWNERS]), ints(plan[MARKS])
     plan[CALL] += 1
     for j in range(n):
         plan[WRONG] = j
-        slot, generation = ids[j] & ((1 << SLOT_BITS) - 1), ids[j] >> SLOT_BITS
-        if slot >= plan[CAPACITY] or generations[slot] != generation:
+        slot = ids[j] & ((1 << SLOT_BITS) - 1)
+        if slot >= plan[CAPACITY] or owners[slot] != ids[j]:
             return UNKNOWN
         if marks[slot] == plan[CALL]:
             return TWICE
