@@ -7,6 +7,7 @@ told by the names of the weights, so nothing here knows an op by name.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -56,9 +57,12 @@ def quantized(
         raise ConfigError(
             f"quantize: `mode` must be one of {', '.join(map(repr, MODES))}, got {mode!r}"
         )
+    if not isinstance(min_snr_db, (int, float)) or math.isnan(min_snr_db):
+        raise ConfigError(f"quantize: `min_snr_db` must be a number of dB, got {min_snr_db!r}")
     graph = fold_batch_norm(layer.graph())
     names = [node.name for node in graph.nodes]
-    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
+    sequence = isinstance(keep, Sequence) and not isinstance(keep, str)
+    if not sequence or not all(isinstance(name, str) for name in keep):
         raise ConfigError(f"quantize: `keep` must be a sequence of names, got {keep!r}")
     unknown = [name for name in keep if name not in names]
     if unknown:
@@ -71,12 +75,13 @@ def quantized(
     }
     kept: dict[str, str] = {}
     chosen: dict[str, type[Op]] = {}
-    for node in graph.nodes:
+    calls = _calls(graph)
+    for node, *others in calls:
         matrices = [w for w in node.op.weights.values() if w.ndim > 1]
         size = sum(w.size for w in matrices)
         if not matrices or any(w.dtype == np.int8 for w in matrices):
             continue
-        if node.name in keep:
+        if any(call.name in keep for call in (node, *others)):
             kept[node.name] = "as asked"
         elif type(node.op).__name__ not in forms:
             kept[node.name] = f"{type(node.op).__name__} has no int8 form"
@@ -91,7 +96,7 @@ def quantized(
     moments: dict[str, Array] = {}
     if calibration is not None:
         recordings = _recordings(layer, calibration)
-        moments = _moments(graph, chosen, recordings)
+        moments = _moments(graph, calls, chosen, recordings)
         wanted = [_outputs(layer, xs) for xs in recordings]
         for name in list(chosen):
             alone = _rebuilt(graph, {name: chosen[name]}, moments, {})
@@ -113,24 +118,36 @@ def _nothing(op: Op) -> str:
     return ""
 
 
+def _calls(graph: Graph) -> list[list[Node]]:
+    """Return for each op the nodes where it stands: one, unless it is used again."""
+    calls: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        calls.setdefault(id(node.op), []).append(node)
+    return list(calls.values())
+
+
 def _moments(
-    graph: Graph, chosen: Mapping[str, Any], recordings: Sequence[tuple[Array, ...]]
+    graph: Graph,
+    calls: Sequence[Sequence[Node]],
+    chosen: Mapping[str, Any],
+    recordings: Sequence[tuple[Array, ...]],
 ) -> dict[str, Array]:
     """Return, for each matrix (O, K) by its name in the model, the sum of x x^T over its inputs."""
     found: dict[int, Array] = {}
-    made = {}
-    for node in graph.nodes:
-        if node.name not in chosen:
-            continue
-        for own, w in node.op.weights.items():
-            if w.ndim != 2:
-                continue
-            value = chosen[node.name].multiplies(own, node)
-            if id(value) not in found:
-                rows = _seen(graph, value, recordings).astype(np.float64)
-                rows = rows.reshape(-1, value.shape[-1])
-                found[id(value)] = rows.T @ rows
-            made[node.full(own)] = found[id(value)]
+    made: dict[str, Array] = {}
+    for nodes in calls:
+        name = nodes[0].name
+        for node in nodes if name in chosen else ():
+            for own, w in node.op.weights.items():
+                if w.ndim != 2:
+                    continue
+                value = chosen[name].multiplies(own, node)
+                if id(value) not in found:
+                    rows = _seen(graph, value, recordings).astype(np.float64)
+                    rows = rows.reshape(-1, value.shape[-1])
+                    found[id(value)] = rows.T @ rows
+                full = nodes[0].full(own)
+                made[full] = made[full] + found[id(value)] if full in made else found[id(value)]
     return made
 
 
@@ -321,7 +338,9 @@ def _outputs(model: Layer, xs: tuple[Array, ...]) -> Array:
 
 
 def _snr_db(wanted: Sequence[Array], got: Sequence[Array]) -> float:
-    """Return the power of outputs over that of their errors."""
+    """Return the power of outputs over that of their errors; -inf if one has overflowed."""
+    if not all(np.isfinite(y).all() for y in (*wanted, *got)):
+        return -math.inf
     signal = sum(float((a * a).sum()) for a in wanted)
     noise = sum(float(((a - b) ** 2).sum()) for a, b in zip(wanted, got, strict=True))
     return float(10 * np.log10(signal / noise)) if signal and noise else float("inf")

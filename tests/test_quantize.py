@@ -170,6 +170,10 @@ def test_an_op_that_costs_too_much_stays_float() -> None:
     [
         ({"mode": "int4"}, "`mode` must be one of 'int8', got 'int4'"),
         ({"keep": "head"}, "`keep` must be a sequence of names"),
+        ({"keep": None}, "`keep` must be a sequence of names, got None"),
+        ({"keep": (name for name in ["lstm_0"])}, "`keep` must be a sequence of names, got <gen"),
+        ({"min_snr_db": float("nan")}, "`min_snr_db` must be a number of dB, got nan"),
+        ({"min_snr_db": "20"}, "`min_snr_db` must be a number of dB, got '20'"),
         ({"keep": ["tail"]}, "`keep` names tail, but the model's ops are"),
         ({"calibration": []}, "holds no recordings"),
         ({"calibration": "x.npy"}, "expected an array of frames"),
@@ -188,6 +192,42 @@ def test_a_model_without_anything_to_quantise_is_refused() -> None:
     made = mixed().quantize("int8")
     with pytest.raises(ConfigError, match="nothing to quantise"):
         made.quantize("int8")
+
+
+def test_an_op_that_is_used_twice_is_quantised_or_kept_as_a_whole() -> None:
+    x, both = sr.Input(40), sr.Linear(40, 40, name="both")
+    model = sr.Model(x, both(sr.Tanh()(both(x))))
+    names = [node.name for node in model.graph().nodes]
+    assert names == ["both", "tanh_0", "both_call2"]
+    made = model.quantize("int8", calibration=frames(50, 40))
+    assert made.metadata["quantization"]["kept"] == {}
+    kinds = [type(node.op).__name__ for node in made.graph().nodes]
+    assert kinds == ["Int8Linear", "Tanh", "Int8Linear"]
+    for name in ("both", "both_call2"):
+        with pytest.raises(ConfigError, match="nothing to quantise with 'int8'; both: as asked"):
+            model.quantize("int8", keep=[name])
+    # Rounded for what it meets at both places, and not only at the first.
+    inside = sr.Model(x, sr.Tanh()(both(x))).run(frames(50, 40))
+    seen = np.concatenate([frames(50, 40), inside]).astype(np.float64)
+    wanted, _ = int8_rows(both.weights["weight"], seen.T @ seen)
+    got = made.graph().nodes[0].op.weights["weight_int8"]
+    assert (got != wanted).mean() < 0.01  # the last bits of the moments may differ
+
+
+def test_numbers_that_overflow_are_rounded_plainly_or_not_at_all() -> None:
+    weight = frames(8, 12)
+    plain, scale = int8_rows(weight)
+    moments = np.full((12, 12), np.inf)
+    got, its = int8_rows(weight, moments)
+    assert (got == plain).all()
+    assert (its == scale).all()
+    model = sr.Sequential(sr.Linear(40, 40))
+    state = model.state_dict()
+    name = next(iter(state))
+    state[name][5] = 3e38
+    model.load_state_dict(state)
+    with pytest.raises(ConfigError, match="its rounding alone leaves -inf dB"):
+        model.quantize("int8", calibration=frames(20, 40))
 
 
 def test_models_that_differ_are_not_compared() -> None:

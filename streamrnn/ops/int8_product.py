@@ -40,7 +40,7 @@ def int8_rows(weight: Array, moments: Array | None = None) -> tuple[Array, Array
     """Return a weight (O, …) as int8, and the scale of each of its rows, float32 (O,).
 
     The largest of a row becomes 127 or -127; a row of zeros has scale 1. Without `moments` each
-    number is rounded by itself.
+    number is rounded by itself; as well where they are all zero, or have overflowed.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def int8_rows(weight: Array, moments: Array | None = None) -> tuple[Array, Array
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     scale = np.where(largest > 0, largest / np.float32(127.0), np.float32(1.0)).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)  # whatever is smaller rounds to zero
-    if moments is None or not moments.any():
+    if moments is None or not moments.any() or not np.isfinite(moments).all():
         return np.rint((weight.T / scale).T).astype(np.int8), scale
     left = weight.astype(np.float64) / scale[:, None]
     power = DAMPING * np.trace(moments) / len(moments)
