@@ -44,8 +44,8 @@ class Checked(Source):
     ``duplicates``; one at a time that is no number, ``garbage``. After ten older ones in a row,
     each later than the one before it, the clock was set back (or had jumped ahead for a frame):
     what follows goes on from there. A NaN or infinity, ``nonfinite``, is replaced by the number
-    that was last seen in its place, zero at the beginning; so is a sample beyond 1e15, which filters
-    and spectra would make infinite.
+    that was last seen in its place, zero at the beginning; so is a sample beyond 1e15, of which
+    filters and spectra would make an infinity.
     """
 
     source: Source
