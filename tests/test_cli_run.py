@@ -173,6 +173,10 @@ def test_profile_and_plot(files, tmp_path):
     result = run(folder / "m.safetensors", "-", "--plot", tmp_path / "y.doc", input=data)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
+    result = run(folder / "m.safetensors", "-", "--plot", tmp_path / "no" / "y.png", input=data)
+    assert result.exit_code == 1
+    assert not result.stdout  # it is said before an hour of listening, not after
+    assert f"there is no folder {tmp_path / 'no'}" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_a_sound_file_is_what_soundfile_reads(tmp_path, suffix, subtype, block):
 
 def test_sound_files_that_are_none(tmp_path):
     soundfile = pytest.importorskip("soundfile")
+    with pytest.raises(SourceError, match=r"is a folder, expected a sound file"):
+        SoundFile(tmp_path)
     with pytest.raises(SourceError, match=r"none\.wav: no such file"):
         SoundFile(tmp_path / "none.wav")
     for content in (b"", b"RIFF", b"RIFF\x00\x00\x00\x00WAVEgarbage", bytes(1000)):
@@ -192,7 +194,7 @@ def test_tables(tmp_path):
     with pytest.raises(SourceError, match="no column c; there are 0, 1"):
         Csv(path, ["c"])
     path.write_text("")
-    with pytest.raises(SourceError, match="no column at all"):
+    with pytest.raises(SourceError, match=r"x\.csv: holds no columns of numbers"):
         Csv(path)
     with pytest.raises(SourceError, match=r"none\.csv: cannot read it: No such file"):
         Csv(tmp_path / "none.csv")
@@ -288,6 +290,29 @@ def test_windows_resample_as_soxr_does_the_whole():
         times, frames = whole(Windows(Given(blocks, 44100), 160, None, RATE_HZ, channel))
         assert np.array_equal(np.concatenate(frames), soxr.resample(mono, 44100, RATE_HZ))
         assert np.allclose(times, np.arange(10) / 100)
+
+
+def test_samples_beyond_all_sense_stay_finite_on_their_way_to_the_model():
+    pytest.importorskip("soxr", reason="the extra `audio` is not installed")
+    x = noise(8000, 2)
+    garbage = np.random.default_rng(1).integers(0, 2**32, (800, 2), np.uint32).view(np.float32)
+    garbage[::7] = 3e38
+    x[2400:3200] = garbage
+    blocks = [(i / 8000, x[i : i + 800]) for i in range(0, 8000, 800)]
+    source = Windows(Checked(Given(blocks, 8000)), 512, sample_rate_hz=RATE_HZ)
+    frames = np.concatenate(whole(source)[1])
+    assert np.isfinite(np.square(frames)).all()
+    assert source.counts["nonfinite"] == np.count_nonzero(~(np.abs(garbage) <= 1e15))
+    x[2400:3200] = 0
+    clean = np.concatenate(whole(Windows(Given(blocks, 8000), 512, sample_rate_hz=RATE_HZ))[1])
+    assert np.allclose(frames[8000:], clean[8000:], atol=1e-5)
+
+
+def test_a_sensor_may_count_in_any_unit():
+    frames = [(t, [1e30 * t]) for t in range(3)]
+    source = Checked(Given(frames))
+    assert np.array_equal(whole(source)[1], np.float32([[0], [1e30], [2e30]]))
+    assert not source.counts
 
 
 def test_windows_of_what_has_none():

@@ -12,7 +12,7 @@ from ..errors import SourceError
 from ..live import Frame, Meter, Sink
 from ..live.source import needed
 
-__all__ = ["Recorded", "draw"]
+__all__ = ["Recorded", "draw", "drawable"]
 
 MAX_LINES = 8
 """More numbers than these are an image, not lines."""
@@ -26,6 +26,22 @@ class Recorded(Sink):
 
     def write(self, frame: Frame) -> None:
         self.frames.append(frame)
+
+
+def drawable(path: Path) -> None:
+    """Say before anything is run whether a picture could be drawn there.
+
+    Raises
+    ------
+    SourceError
+        If its folder is not there, its format is unknown, or matplotlib is missing.
+    """
+    backends = needed("matplotlib.backend_bases", "examples", str(path))
+    known = backends.FigureCanvasBase.get_supported_filetypes()
+    if not path.parent.is_dir():
+        raise SourceError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.suffix[1:].lower() not in known:
+        raise SourceError(f"cannot write {path}: expected a name in .png, .svg or .pdf")
 
 
 def draw(path: Path, recorded: Recorded, columns: Sequence[str], meter: Meter) -> None:
@@ -58,5 +74,5 @@ def draw(path: Path, recorded: Recorded, columns: Sequence[str], meter: Meter) -
     below.set_ylabel("frames")
     try:
         figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: a format that is unknown
+    except OSError as error:
         raise SourceError(f"cannot write {path}: {error}") from None

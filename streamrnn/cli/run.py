@@ -43,7 +43,7 @@ from ..live.sound import ENCODINGS
 from ..profile import OpTime, profile
 from .model import ENGINES, Loaded, load_model
 from .options import Constants, Shapes, States, arrays_of, reading
-from .picture import Recorded, draw
+from .picture import Recorded, draw, drawable
 from .sources import Choices, Kept, framed, mqtt_words, opened
 from .watch import Watch, ended_by_signals, warnings_shown
 
@@ -227,6 +227,8 @@ def run(
             raise typer.BadParameter(f"{out} is what is read", param_hint="--out")
     if with_profile and engine != "streamrnn":
         raise typer.BadParameter("only streamrnn's own ops can be timed", param_hint="--profile")
+    if plot is not None:
+        drawable(plot)
     with warnings_shown():
         loaded = load_model(model, reading(model, shape, constant, state), engine)
         loaded.others = arrays_of("--input", beside)

@@ -40,6 +40,8 @@ class SoundFile(Source):
     def __init__(self, path: str | Path, block: int = 1024) -> None:
         super().__init__(str(path))
         soundfile = needed("soundfile", "audio", self.name)
+        if Path(path).is_dir():
+            raise SourceError(f"{path}: is a folder, expected a sound file")
         if not Path(path).is_file():
             raise SourceError(f"{path}: no such file")
         try:

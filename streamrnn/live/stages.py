@@ -29,6 +29,9 @@ LOSSES = (
 )
 """What is counted when samples are lost."""
 
+LARGEST_SAMPLE = 1e15
+"""Full scale is 1. A larger one is garbage, though finite: resampled or squared it overflows."""
+
 CLOCK_SET_BACK = 10
 """Frames in a row that are older than one before them, after which that one was wrong."""
 
@@ -41,7 +44,8 @@ class Checked(Source):
     ``duplicates``; one at a time that is no number, ``garbage``. After ten older ones in a row,
     each later than the one before it, the clock was set back (or had jumped ahead for a frame):
     what follows goes on from there. A NaN or infinity, ``nonfinite``, is replaced by the number
-    that was last seen in its place, zero at the beginning.
+    that was last seen in its place, zero at the beginning; so is a sample beyond 1e15, of which
+    filters and spectra would make an infinity.
     """
 
     source: Source
@@ -77,7 +81,8 @@ class Checked(Source):
 
     def _mended(self, rows: Array, last: Array) -> Array:
         """Return rows in which a number that is not finite is the one before it."""
-        good = np.isfinite(rows)
+        most = np.inf if self.sample_rate_hz is None else LARGEST_SAMPLE
+        good = np.isfinite(rows) & (np.abs(rows) <= most)
         if good.all():
             return rows
         self.count("nonfinite", int(good.size - np.count_nonzero(good)))

@@ -145,9 +145,9 @@ class Table(Source):
         absent = [n for n in (*wanted, *([time_column] if time_column else ())) if n not in found]
         if absent or not wanted:
             self.close()
-            raise SourceError(
-                f"{path}: no column {', '.join(absent) or 'at all'}; there are {', '.join(found)}"
-            )
+            there = f"; there are {', '.join(found)}" if found else ""
+            what = f"no column {', '.join(absent)}" if absent else "holds no columns of numbers"
+            raise SourceError(f"{path}: {what}{there}")
         self.columns, self._found = wanted, found
 
     def _open(self) -> list[str]:
