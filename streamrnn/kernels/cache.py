@@ -14,15 +14,22 @@ import functools
 import hashlib
 import logging
 import os
+import pickle
 import shutil
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    _CacheLocator,
+)
 
 from .simd import host_description
 
@@ -129,10 +136,43 @@ class _Implementation(CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [_Locator]  # noqa: RUF012 (numba's own attribute)
 
 
+CHECKSUM = 4
+"""Bytes before the code in a file."""
+
+
+class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """Files of machine code with a checksum.
+
+    Where power fails while a file is written, pages of zeros may be left in it. Such code still
+    loads, and crashes.
+    """
+
+    def _load_data(self, name: str) -> Any:
+        data = Path(self._data_path(name)).read_bytes()
+        if data[:CHECKSUM] != _checksum(data[CHECKSUM:]):
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(data[CHECKSUM:])
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(_checksum(code) + code)
+
+
+def _checksum(code: bytes) -> bytes:
+    return zlib.crc32(code).to_bytes(CHECKSUM, "little")
+
+
 class KernelCache(FunctionCache):  # type: ignore[misc]
     """numba's function cache, in :func:`cache_folder` and keyed by :func:`source_stamp`."""
 
     _impl_class = _Implementation
+
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        self._cache_file = _CheckedFiles(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
