@@ -150,7 +150,7 @@ def test_info_asks_where_nothing_tells_and_takes_the_answer(tmp_path):
 
 def test_info_of_a_real_model_with_open_shapes_and_a_constant():
     path = fetched(SILERO, "silero_vad.onnx")
-    result = run("info", path)
+    result = run("info", path, "--constant", "sr=16000")
     assert result.exit_code == 1
     assert "input 'input' has the open shape" in result.stderr
     options = ["--shape", "input=1,576", "--shape", "state=2,1,128", "--constant", "sr=16000"]
@@ -209,3 +209,15 @@ def test_version_and_help():
     assert run("--version").output.strip() == f"streamrnn {sr.__version__}"
     assert "Show what a model takes" in run("info", "--help").output
     assert np.all([word in run("--help").output for word in ("info", "--version")])
+
+
+def test_known_models_need_no_options(tmp_path):
+    path = fetched(SILERO, "silero_vad.onnx")
+    shown = run("info", path, "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.output)["inputs"]["input"]["shape"] == [576]
+    exported, small = tmp_path / "step.onnx", tmp_path / "small.safetensors"
+    assert run("export", path, exported).exit_code == 0
+    assert run("verify", path, exported, "--n", 20).exit_code == 0
+    assert run("quantize", path, "-o", small, "--steps", 20).exit_code == 0
+    assert json.loads(run("info", small, "--json").output)["inputs"]["input"]["shape"] == [576]

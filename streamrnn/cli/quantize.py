@@ -14,7 +14,8 @@ from ..errors import FileError
 from ..files import load
 from ..layer import Model
 from ..live.source import needed
-from .options import AsJson, Constants, Shapes, States, finite, frames_of, reading
+from .known import options_for
+from .options import AsJson, Constants, Shapes, States, finite, frames_of
 
 __all__ = ["quantize"]
 
@@ -55,7 +56,7 @@ def quantize(
     from ..quantize import compare
 
     progress = Console(stderr=True, soft_wrap=True, highlight=False)
-    layer = load(model, **reading(model, shape, constant, state))
+    layer = load(model, **options_for(model, shape, constant, state))
     recordings = [_recording(file, layer) for file in calibration or ()] or None
     with progress.status("rounding weights …"):
         made = layer.quantize(
