@@ -13,7 +13,7 @@ from ..errors import ExportError
 from ..files import load
 from ..layer import Model, Sequential
 from .known import options_for
-from .options import AsJson, Constants, Shapes, States, finite, frames_of, notes_of
+from .options import AsJson, Constants, Shapes, States, check_other, finite, frames_of, notes_of
 
 __all__ = ["export"]
 
@@ -76,6 +76,7 @@ def export(
         plot.is_dir() or not plot.parent.is_dir()
     ):  # before the file is written
         raise typer.BadParameter(f"there can be no file {plot}", param_hint="--plot")
+    check_other(out, model, "OUT")
     layer = load(model, **options_for(model, shape, constant, state))
     notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:

@@ -49,7 +49,9 @@ _KNOWN = {(("input", "sr", "state"), ("output", "stateN")): SILERO}
 
 
 def recognised(path: Path) -> Known:
-    """Return what is known of an ONNX file's model; of most, nothing."""
+    """Return what is known of an ONNX file's model; of most, and of other files, nothing."""
+    if path.suffix != ".onnx":
+        return Known()
     try:
         from ..importers.onnx.graph import parsed
 
@@ -76,6 +78,6 @@ def options_for(
         If the file is not ONNX and there are options.
     """
     options = reading(file, shape, constant, state)
-    if file.suffix == ".onnx" and not any(options.values()):
+    if not any(options.values()):
         options |= recognised(file).options
     return options
