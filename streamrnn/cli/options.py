@@ -138,8 +138,8 @@ def frames_of(file: Path, program: Any) -> tuple[npt.NDArray[Any], ...]:
         found = np.load(file, allow_pickle=False)
     except OSError as error:
         raise FileError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"{file}: expected a .npy or .npz file: {error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):  # whose words advise to unpickle it
+        raise FileError(f"{file}: expected a .npy or .npz file of numbers") from None
     if isinstance(found, np.ndarray):
         arrays = {next(iter(inputs)): found}
     else:
