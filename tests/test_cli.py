@@ -150,7 +150,7 @@ def test_info_asks_where_nothing_tells_and_takes_the_answer(tmp_path):
 
 def test_info_of_a_real_model_with_open_shapes_and_a_constant():
     path = fetched(SILERO, "silero_vad.onnx")
-    result = run("info", path)
+    result = run("info", path, "--constant", "sr=16000")
     assert result.exit_code == 1
     assert "input 'input' has the open shape" in result.stderr
     options = ["--shape", "input=1,576", "--shape", "state=2,1,128", "--constant", "sr=16000"]
@@ -209,3 +209,42 @@ def test_version_and_help():
     assert run("--version").output.strip() == f"streamrnn {sr.__version__}"
     assert "Show what a model takes" in run("info", "--help").output
     assert np.all([word in run("--help").output for word in ("info", "--version")])
+
+
+def test_known_models_need_no_options(tmp_path):
+    path = fetched(SILERO, "silero_vad.onnx")
+    shown = run("info", path, "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.output)["inputs"]["input"]["shape"] == [576]
+    exported, small = tmp_path / "step.onnx", tmp_path / "small.safetensors"
+    assert run("export", path, exported).exit_code == 0
+    assert run("verify", path, exported, "--n", 20).exit_code == 0
+    assert run("quantize", path, "-o", small, "--steps", 20).exit_code == 0
+    assert json.loads(run("info", small, "--json").output)["inputs"]["input"]["shape"] == [576]
+
+
+@pytest.mark.parametrize(("words", "hint"), [(["export"], "OUT"), (["quantize", "-o"], "--out")])
+def test_nothing_is_written_over_what_is_read(words, hint, tmp_path):
+    path = tmp_path / "m.safetensors"
+    sr.GRU(16, 24, seed=0).save(path)
+    before = path.read_bytes()
+    result = run(words[0], path, *words[1:], path)
+    assert result.exit_code == 2
+    assert hint in result.stderr
+    assert "is what is read" in " ".join(result.stderr.replace("│", " ").split())
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("hop", "n"), [(None, 3), (2, 6), (5, 2)])
+def test_sound_to_calibrate_with_is_cut_as_run_does(hop, n, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    from streamrnn.cli.quantize import _recording
+    from streamrnn.live import SoundFile, Windows
+
+    soundfile.write(tmp_path / "x.wav", np.linspace(0.1, 0.9, 13), 16000, "FLOAT")
+    sr.GRU(5 if hop == 5 else 4, 3).save(tmp_path / "m.safetensors")
+    frames = _recording(tmp_path / "x.wav", sr.load(tmp_path / "m.safetensors"), hop)
+    with Windows(SoundFile(tmp_path / "x.wav"), frames.shape[1], hop) as source:
+        expected = [frame.data for frame in source][: len(frames)]
+    assert len(frames) == n
+    assert np.array_equal(frames, expected)

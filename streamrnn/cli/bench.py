@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from .known import recognised
-from .options import Constants, Shapes, States, reading
+from ..errors import ConfigError, FileError
+from .known import options_for
+from .options import Constants, Shapes, States
 
 __all__ = ["bench"]
 
@@ -36,7 +36,7 @@ def bench(
         str, typer.Option(help="Who is compared with, by name as in the tables.")
     ] = "",
     endurance_steps: Annotated[
-        int, typer.Option(help="Frames of the endurance run.")
+        int, typer.Option(min=1, help="Frames of the endurance run.")
     ] = 100_000_000,
     out: Annotated[
         Path | None,
@@ -64,24 +64,25 @@ def bench(
 
     model = None
     if file is not None:
-        options = reading(file, shape, constant, state)
-        if file.suffix == ".onnx" and not any(options.values()):
-            options = {**options, **recognised(file).options}
+        options = options_for(file, shape, constant, state)
         model = ModelFile(file.name, file, options)
         only = only or "models"
-    chosen = plan.plan(
-        quick,
-        sections=_names(only),
-        cells=tuple(cell.upper() for cell in _names(cells)),
-        sizes=_numbers("--sizes", sizes),
-        layers=_numbers("--layers", layers),
-        blocks=_numbers("--blocks", blocks),
-        batches=_numbers("--batches", batches),
-        peers=_names(peers),
-        endurance_steps=endurance_steps,
-    )
+    try:
+        chosen = plan.plan(
+            quick,
+            sections=_names(only),
+            cells=tuple(cell.upper() for cell in _names(cells)),
+            sizes=_numbers("--sizes", sizes),
+            layers=_numbers("--layers", layers),
+            blocks=_numbers("--blocks", blocks),
+            batches=_numbers("--batches", batches),
+            peers=_names(peers),
+            endurance_steps=endurance_steps,
+        )
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
     if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+        raise FileError(f"--out {out}: there is no folder {out.parent}")
     found = Report(
         command=shlex.join(["streamrnn", *sys.argv[1:]]),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

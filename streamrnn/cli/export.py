@@ -12,7 +12,8 @@ from rich.console import Console
 from ..errors import ExportError
 from ..files import load
 from ..layer import Model, Sequential
-from .options import AsJson, Constants, Shapes, States, finite, frames_of, notes_of, reading
+from .known import options_for
+from .options import AsJson, Constants, Shapes, States, check_other, finite, frames_of, notes_of
 
 __all__ = ["export"]
 
@@ -75,7 +76,8 @@ def export(
         plot.is_dir() or not plot.parent.is_dir()
     ):  # before the file is written
         raise typer.BadParameter(f"there can be no file {plot}", param_hint="--plot")
-    layer = load(model, **reading(model, shape, constant, state))
+    check_other(out, model, "OUT")
+    layer = load(model, **options_for(model, shape, constant, state))
     notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:
         layer = _with_frontend(model, layer, notes.pop("features", None))

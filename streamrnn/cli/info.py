@@ -17,7 +17,8 @@ from ..describe import describe_model
 from ..errors import FileError
 from ..files import load
 from ..layer import Model
-from .options import AsJson, Constants, Shapes, States, reading
+from .known import options_for
+from .options import AsJson, Constants, Shapes, States
 
 __all__ = ["info"]
 
@@ -35,7 +36,7 @@ def info(
     For an ONNX graph it also shows which output feeds which input as a state, and what told so.
     Exit code 1 if the file cannot be loaded; the reason names the node.
     """
-    options = reading(file, shape, constant, state)
+    options = options_for(file, shape, constant, state)
     model, pairs = _read_onnx(file, options) if options else (load(file), [])
     found = {"file": str(file), **describe_model(model), "state_pairs": pairs}
     if as_json:

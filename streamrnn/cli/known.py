@@ -1,15 +1,16 @@
-"""Models that are known by their inputs and outputs, so that ``run`` needs no options for them."""
+"""Models that are known by their inputs and outputs, so that commands need no options for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from .options import reading
 
-__all__ = ["Known", "recognised"]
+__all__ = ["Known", "options_for", "recognised"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ _KNOWN = {(("input", "sr", "state"), ("output", "stateN")): SILERO}
 
 
 def recognised(path: Path) -> Known:
-    """Return what is known of an ONNX file's model; of most, nothing."""
+    """Return what is known of an ONNX file's model; of most, and of other files, nothing."""
+    if path.suffix != ".onnx":
+        return Known()
     try:
         from ..importers.onnx.graph import parsed
 
@@ -59,3 +62,22 @@ def recognised(path: Path) -> Known:
     inputs = sorted({value.name for value in graph.input} - stored)
     outputs = sorted(value.name for value in graph.output)
     return _KNOWN.get((tuple(inputs), tuple(outputs)), Known())
+
+
+def options_for(
+    file: Path,
+    shape: Sequence[str] | None,
+    constant: Sequence[str] | None,
+    state: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return the options with which a file is loaded: those given, or else those that are known.
+
+    Raises
+    ------
+    FileError
+        If the file is not ONNX and there are options.
+    """
+    options = reading(file, shape, constant, state)
+    if not any(options.values()):
+        options |= recognised(file).options
+    return options

@@ -21,6 +21,7 @@ __all__ = [
     "Shapes",
     "States",
     "arrays_of",
+    "check_other",
     "finite",
     "frames_of",
     "notes_of",
@@ -73,6 +74,12 @@ def reading(
     if any(options.values()):
         raise FileError(f"{file}: --shape, --constant and --state are for .onnx files")
     return {}
+
+
+def check_other(out: Path, read: Path, option: str = "--out") -> None:
+    """Refuse to write over the file that is read."""
+    if out.exists() and read.exists() and out.samefile(read):
+        raise typer.BadParameter(f"{out} is what is read", param_hint=option)
 
 
 def finite(value: Any) -> Any:
@@ -131,8 +138,8 @@ def frames_of(file: Path, program: Any) -> tuple[npt.NDArray[Any], ...]:
         found = np.load(file, allow_pickle=False)
     except OSError as error:
         raise FileError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"{file}: expected a .npy or .npz file: {error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):  # whose words advise to unpickle it
+        raise FileError(f"{file}: expected a .npy or .npz file of numbers") from None
     if isinstance(found, np.ndarray):
         arrays = {next(iter(inputs)): found}
     else:

@@ -14,7 +14,8 @@ from ..errors import FileError
 from ..files import load
 from ..layer import Model
 from ..live.source import needed
-from .options import AsJson, Constants, Shapes, States, finite, frames_of, reading
+from .known import options_for, recognised
+from .options import AsJson, Constants, Shapes, States, check_other, finite, frames_of
 
 __all__ = ["quantize"]
 
@@ -55,8 +56,10 @@ def quantize(
     from ..quantize import compare
 
     progress = Console(stderr=True, soft_wrap=True, highlight=False)
-    layer = load(model, **reading(model, shape, constant, state))
-    recordings = [_recording(file, layer) for file in calibration or ()] or None
+    check_other(out, model)
+    layer = load(model, **options_for(model, shape, constant, state))
+    hop = layer.metadata.get("hop_samples") or recognised(model).hop
+    recordings = [_recording(file, layer, hop) for file in calibration or ()] or None
     with progress.status("rounding weights …"):
         made = layer.quantize(
             mode, calibration=recordings, keep=keep or (), convolutions=convolutions
@@ -72,8 +75,8 @@ def quantize(
         Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(str(report))
 
 
-def _recording(file: Path, layer: Model) -> Any:
-    """Return a recording: frames in a NumPy file, or a sound cut into the model's frames."""
+def _recording(file: Path, layer: Model, hop: int | None) -> Any:
+    """Return a recording: frames in a NumPy file, or a sound cut into frames as ``run`` does."""
     program = layer.program()
     if file.suffix != ".wav":
         return frames_of(file, program)
@@ -93,5 +96,7 @@ def _recording(file: Path, layer: Model) -> Any:
             f"{samples.shape[1]} at {rate_hz} Hz"
         )
     size = program.inputs[0].size
-    whole = len(samples) // size
-    return np.ascontiguousarray(samples[: whole * size, 0].reshape(whole, size))
+    hop = hop or size
+    padded = np.concatenate((np.zeros(size - hop, np.float32), samples[:, 0]))
+    starts = np.arange(0, len(padded) - size + 1, hop)
+    return padded[starts[:, None] + np.arange(size)]

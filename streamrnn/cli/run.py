@@ -42,7 +42,7 @@ from ..live.buffer import POLICIES
 from ..live.sound import ENCODINGS
 from ..profile import OpTime, profile
 from .model import ENGINES, Loaded, load_model
-from .options import Constants, Shapes, States, arrays_of, reading
+from .options import Constants, Shapes, States, arrays_of, check_other, reading
 from .picture import Recorded, draw, drawable
 from .sources import Choices, Kept, framed, mqtt_words, opened
 from .watch import Watch, ended_by_signals, warnings_shown
@@ -222,9 +222,8 @@ def run(
     if on_gap in ("hold", "interpolate", "raise") and sensor_rate is None:
         raise typer.BadParameter(f"{on_gap} needs --sensor-rate", param_hint="--on-gap")
     for read in (model, Path(source)):
-        file = None if out is None or _peer(out) else Path(out)
-        if file is not None and file.exists() and read.exists() and file.samefile(read):
-            raise typer.BadParameter(f"{out} is what is read", param_hint="--out")
+        if out is not None and not _peer(out):
+            check_other(Path(out), read)
     if with_profile and engine != "streamrnn":
         raise typer.BadParameter("only streamrnn's own ops can be timed", param_hint="--profile")
     if plot is not None:

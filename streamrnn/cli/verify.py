@@ -16,7 +16,8 @@ from rich.table import Table
 
 from ..errors import FileError
 from ..files import load
-from .options import AsJson, Constants, Shapes, States, finite, frames_of, reading
+from .known import options_for
+from .options import AsJson, Constants, Shapes, States, finite, frames_of
 
 __all__ = ["verify"]
 
@@ -98,7 +99,7 @@ def _fitting(
     """Return the options of a file: those of inputs that it has."""
     if file.suffix != ".onnx":
         return {}
-    options = reading(file, shape, constant, state)
+    options = options_for(file, shape, constant, state)
     try:
         from ..importers.onnx import parsed
     except ImportError:

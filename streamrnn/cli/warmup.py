@@ -12,11 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..files import load
 from ..kernels.cache import cache_folder
 from ..kernels.compile import Part
-from ..layer import Layer
 from ..warm import parts_of
 from ..warm import warmup as warm_up
-from .known import recognised
-from .options import Constants, Shapes, States, reading
+from .known import options_for
+from .options import Constants, Shapes, States
 
 __all__ = ["warmup"]
 
@@ -49,7 +48,7 @@ def warmup(
     """
     if everything == bool(models):
         raise typer.BadParameter("name model files, or say --all", param_hint="MODELS")
-    loaded = [_load(path, reading(path, shape, constant, state)) for path in models or ()]
+    loaded = [load(path, **options_for(path, shape, constant, state)) for path in models or ()]
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if show or check:
         _look(console, parts_of(*loaded), show, check)
@@ -64,12 +63,6 @@ def warmup(
     console.print(f"{done.kernels} kernels, {done.compiled} compiled now in {done.seconds:.1f} s")
     console.print(f"kept in {done.folder}")
     _look(console, parts_of(*loaded), show=False, check=True, from_disk=True)
-
-
-def _load(path: Path, options: dict[str, object]) -> Layer:
-    if path.suffix == ".onnx" and not any(options.values()):
-        options = {**options, **recognised(path).options}
-    return load(path, **options)
 
 
 def _look(

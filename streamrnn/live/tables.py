@@ -45,8 +45,10 @@ class Npy(Source):
             positive("Npy", "sample_rate_hz", sample_rate_hz)
         try:
             self._array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SourceError(f"{path}: cannot read it as .npy: {error}") from None
+        except OSError as error:
+            raise SourceError(f"{path}: cannot read it: {error.strerror or error}") from None
+        except (ValueError, EOFError):  # whose words advise to unpickle what is no array
+            raise SourceError(f"{path}: cannot read it as .npy: it holds no numbers") from None
         kind, shape = getattr(self._array, "dtype", np.dtype("O")).kind, np.shape(self._array)
         fits = kind in "iufb" and shape and (sample_rate_hz is None or len(shape) <= 2)
         if not fits:
