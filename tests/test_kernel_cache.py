@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numba
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ from streamrnn.kernels.tape import (
     State,
     Weights,
     elementwise,
+    helper,
     kernel,
 )
 from streamrnn.ops import REGISTRY, Op
@@ -398,6 +400,25 @@ def test_two_ops_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="an op named GRUCell exists already"):
         type("GRUCell", (Op,), {"lower": Cube.lower})
     assert REGISTRY["GRUCell"] is s.GRUCell
+
+
+def test_a_helper_is_compiled_into_kernels_and_never_by_itself() -> None:
+    @helper
+    def twice(x: Any) -> Any:
+        return x + x
+
+    @helper
+    def four_times(x: Any) -> Any:
+        return twice(twice(x))
+
+    def called(x: float) -> float:
+        return four_times(x)  # type: ignore[no-any-return]
+
+    caller = numba.njit(called)
+    assert caller(1.5) == 6.0
+    for function, is_code in ((caller, True), (four_times, False), (twice, False)):
+        (made,) = function.overloads.values()
+        assert bool(made.library.get_pointer_to_function(made.fndesc.llvm_func_name)) == is_code
 
 
 def test_a_kernel_says_what_is_wrong_with_its_parameters() -> None:

@@ -96,6 +96,31 @@ def test_more_threads_than_cores_come_to_an_end(large: Any, noise: Any) -> None:
     assert_same(got, large.stream().run(noise[:100]), "8 threads")
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or not teams._core_address() or teams.cores() < 2,
+    reason="needs two cores, and a system that says on which one a thread is",
+)
+def test_a_member_on_the_callers_core_is_left_out(large: Any, noise: Any) -> None:
+    wanted, stream = large.stream().run(noise), large.stream(threads=2)
+    run_together(stream, noise, wanted)
+    names = {t.name: t.native_id for t in threading.enumerate()}
+    together = [0, *(names[n] for n in names if n.startswith("streamrnn team of 2,"))]
+    allowed = os.sched_getaffinity(0)
+    try:
+        for thread in together:
+            os.sched_setaffinity(thread, {min(allowed)})
+        stream.step(noise[0])  # the last one that a member may have taken part in
+        before = stream._walk.joined
+        for _ in range(5):
+            stream.reset()
+            assert_same(stream.run(noise), wanted, "on one core")
+        assert stream._walk.joined == before
+    finally:
+        for thread in together:
+            os.sched_setaffinity(thread, allowed)
+    run_together(stream, noise, wanted)
+
+
 def test_a_team_helps_two_threads_of_a_program_in_turn(large: Any, noise: Any) -> None:
     wanted = large.stream().run(noise)
     streams = [large.stream(threads=2) for _ in range(3)]

@@ -20,6 +20,7 @@ __all__ = [
     "alone",
     "call_job",
     "call_split",
+    "core",
     "give_way",
     "is_alone",
     "pause",
@@ -116,6 +117,18 @@ def give_way(typing_context: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
+
+
+@operation
+def core(typing_context: Any, address: Any) -> Any:
+    """Return the number of this thread's core, which the function at ``address`` says."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return builder.sext(number, _I64)
+
+    return types.int64(types.int64), codegen
 
 
 @operation

@@ -38,6 +38,7 @@ from numba.core.registry import cpu_target
 
 from .atomic import alone
 from .cache import KernelCache
+from .inlined import Inlined
 from .simd import as_floats, as_longs, at, bits, call, floats, ints, lanes, load, splat, store
 
 __all__ = [
@@ -89,6 +90,7 @@ ROW = 24
 """Integers in one row of the tape: the address and at most 23 operands."""
 
 _OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False, "nogil": True}
+_INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _INTS = types.CPointer(types.int64)
 _FLOATS = types.CPointer(types.float32)
 _SIGNATURE = types.void(_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS)
@@ -97,7 +99,7 @@ _SPLIT_SIGNATURE = types.void(_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS, _INTS)
 
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; it is inlined into them."""
-    return njit(function, forceinline=True, **_OPTIONS)
+    return njit(function, pipeline_class=Inlined, **_INLINED, **_OPTIONS)
 
 
 class Kernel:

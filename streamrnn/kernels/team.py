@@ -18,6 +18,11 @@ A member that is awake watches its word. After half a millisecond it gives way t
 between two looks, then returns to Python and waits for its lock, so an idle team costs no CPU.
 Python releases that lock before a call, if anybody sleeps (:meth:`Team.wake`); the call does not
 wait for the sleeper, who helps from the next one on.
+
+Two threads on one core would each wait for the other to be given it. So a member says where it
+is. One on the caller's own core cannot be running: it is left out, and goes to sleep as soon as it
+finds itself there, for some milliseconds. A system wakes a thread on a core that is free, if there
+is one.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import functools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,7 +44,7 @@ from numba import njit, types
 from numba.core.ccallback import CFunc
 
 from ..errors import ConfigError
-from .atomic import add, call_job, call_split, read, swap, write
+from .atomic import add, call_job, call_split, core, read, swap, write
 from .cache import KernelCache
 from .member import EXPECTED, GIVE_WAY, LINE, MEETINGS, PART, PARTS, SPINS, meet, wait
 from .simd import at, call, floats, ints
@@ -67,27 +73,42 @@ MAX_THREADS = 64
 """Most members of a team: one bit each of a word."""
 
 AWAKE, ASLEEP, TAKEN, GO, DONE, STOPPED = range(6)
+IN_THE_WAY = 6
+"""What a member says that has gone to sleep because it is on the caller's core."""
 
 # A member's lines. Line 0 is that of the caller: how many sleep, and what all need to know.
-WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS = range(5)
-SLEEPERS, MEMBERS, OTHERS, ENOUGH = range(4)
+WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS, CORE, RESTS_UNTIL = range(7)
+SLEEPERS, MEMBERS, OTHERS, ENOUGH, WHERE, CALLER = range(6)
 
 PATIENCE = 4000
 """Looks at a word, with a pause after each, before a thread gives way: about half a millisecond.
 Systems move threads apart that share a core, but hardly if they hand it on to each other sooner."""
 
+REST_NS = 5_000_000
+"""Time for which a member is not woken that was in the caller's way: waking takes some microseconds
+each time, and what keeps the other cores busy is not done a moment later."""
+
 YIELDS = 100
 """Looks at a word, giving way after each, before a member goes to sleep."""
+
+
+NOWHERE = -1
+"""The core of a thread of which that is not known."""
 
 
 @helper
 def together(team: Any, job: int, argument: int) -> int:
     """Call ``job(part, parts, argument)`` in all members that are there; return how many."""
     enough, other = team[ENOUGH], team[OTHERS]
-    mine, parts = 0, 1
+    mine, parts, here = 0, 1, NOWHERE
+    if team[WHERE] != 0:
+        here = core(team[WHERE])
+        if read(team, CALLER) != here:
+            write(team, CALLER, here)
     for k in range(1, team[MEMBERS]):
         member = at(team, k * LINE)
-        if swap(member, WORD, AWAKE, TAKEN):
+        elsewhere = here == NOWHERE or read(member, CORE) != here
+        if elsewhere and swap(member, WORD, AWAKE, TAKEN):
             member[JOB_PART] = parts
             parts += 1
             mine |= 1 << k
@@ -108,10 +129,22 @@ def together(team: Any, job: int, argument: int) -> int:
     return parts
 
 
+@helper
+def in_the_way(team: Any, member: Any) -> Any:
+    """Whether this member is on the core of who last called the team; and note where it is."""
+    if team[WHERE] == 0:
+        return False
+    here = core(team[WHERE])
+    if read(member, CORE) != here:
+        write(member, CORE, here)
+    return read(team, CALLER) == here
+
+
 def _serve(address: int, k: int) -> int:
-    """Be member k until there has been nothing to do for a while; return the member's word."""
+    """Be member k until there has been nothing to do for a while; return why it ends."""
     team = ints(address)
     member = at(team, k * LINE)
+    in_the_way(team, member)
     if swap(member, WORD, ASLEEP, AWAKE):
         add(team, SLEEPERS, -1)
     spins = 0
@@ -123,13 +156,13 @@ def _serve(address: int, k: int) -> int:
             spins = 0
         elif word == STOPPED:
             return STOPPED
-        elif spins < team[ENOUGH] + YIELDS or word != AWAKE:
+        elif word != AWAKE or (spins < team[ENOUGH] + YIELDS and not in_the_way(team, member)):
             wait(spins, team[ENOUGH], team[OTHERS])
             spins += 1
         else:
             add(team, SLEEPERS, 1)
             if swap(member, WORD, AWAKE, ASLEEP):
-                return ASLEEP
+                return IN_THE_WAY if in_the_way(team, member) else ASLEEP
             add(team, SLEEPERS, -1)
 
 
@@ -173,6 +206,19 @@ def _give_way_address() -> int:
         else:
             function = ctypes.CDLL(None).sched_yield
     except (OSError, AttributeError):  # then a thread that waits only pauses
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@functools.cache
+def _core_address() -> int:
+    """Address of the operating system's function that says on which core a thread is; else 0."""
+    try:
+        if sys.platform == "win32":
+            function: Any = ctypes.WinDLL("kernel32").GetCurrentProcessorNumber
+        else:
+            function = ctypes.CDLL(None).sched_getcpu
+    except (OSError, AttributeError):  # macOS has none: then every member is taken to be elsewhere
         return 0
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -227,6 +273,8 @@ class Team:
         self._lines = _words(self.n)
         self._lines[MEMBERS], self._lines[OTHERS] = self.n, _give_way_address()
         self._lines[ENOUGH] = PATIENCE if self.n <= cores() else 1
+        if self.n <= cores():
+            self._lines[WHERE] = _core_address()
         self.address = int(self._lines.ctypes.data)
         self._threads: list[threading.Thread | None] = []
         self._locks: list[Any] = []
@@ -253,6 +301,7 @@ class Team:
         """Begin: nobody has a thread."""
         self._lines[SLEEPERS] = self.n - 1
         self._lines[LINE + WORD :: LINE] = ASLEEP
+        self._lines[LINE + CORE :: LINE] = NOWHERE
         self._threads[:] = [None] * self.n
         self._locks[:] = [threading.Lock() for _ in range(self.n)]
         self._starting = threading.Lock()
@@ -260,7 +309,7 @@ class Team:
             lock.acquire()
 
     def wake(self) -> None:
-        """See to it that every member is awake or about to be. Call it before a job.
+        """See to it that every member that does not rest is awake or about to be, before a job.
 
         Raises
         ------
@@ -269,8 +318,10 @@ class Team:
         """
         if self._sleepers.value == 0:
             return
+        now = time.monotonic_ns()
         for k in range(1, self.n):
-            if self._lines[k * LINE + WORD] == ASLEEP:
+            member = self._lines[k * LINE :]
+            if member[WORD] == ASLEEP and member[RESTS_UNTIL] <= now:
                 if self._threads[k] is None:
                     self._start(k)
                 with contextlib.suppress(RuntimeError):  # somebody else has just released it
@@ -310,8 +361,10 @@ def _live(serve: Callable[[int, int], int], lines: Any, k: int, lock: Any) -> No
     address = int(lines.ctypes.data)
     while True:
         lock.acquire()
-        if serve(address, k) == STOPPED:
+        why = serve(address, k)
+        if why == STOPPED:
             return
+        lines[k * LINE + RESTS_UNTIL] = time.monotonic_ns() + REST_NS if why == IN_THE_WAY else 0
 
 
 def _close(stop: Callable[[int, int], int], lines: Any, locks: list[Any], threads: Any) -> None:
