@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from .graph import Graph, Node, Value
+from .graph import Node, Value
 from .layer import Layer
 
 __all__ = ["describe_model"]
@@ -27,14 +27,14 @@ def describe_model(model: Layer) -> dict[str, Any]:
         ``delay_frames``, ``receptive_field_frames`` (None: everything so far), ``states`` (name to
         shape), ``state_begins`` (name to smallest and largest number at the beginning),
         ``state_bytes`` (of one stream), ``ops`` (kind to number), ``parameters``, ``weight_bytes``
-        (int8 weights take one each), ``multiply_adds`` (of matrices) and ``bytes`` (weights read,
+        (one to four each), ``multiply_adds`` (of matrices) and ``bytes`` (weights read,
         states read and written), both for a frame of the input on average; and ``costs``: for each
         op its name, kind, output shape, ``parameters``, ``multiply_adds`` and ``bytes``. It can be
         written as JSON.
     """
     graph = model.graph()
     states = graph.states()
-    weights = _weights(graph)
+    ops = {id(node.op): node.op for node in graph.nodes}.values()  # a shared layer once
     return {
         "inputs": {name: _frame(value) for name, value in graph.inputs.items()},
         "outputs": {name: _frame(value) for name, value in graph.outputs.items()},
@@ -45,8 +45,8 @@ def describe_model(model: Layer) -> dict[str, Any]:
         "state_begins": {n: r for node in graph.nodes for n, r in _begins(node).items()},
         "state_bytes": 4 * sum(map(math.prod, states.values())),
         "ops": dict(Counter(type(node.op).__name__ for node in graph.nodes).most_common()),
-        "parameters": sum(n for n, _ in weights),
-        "weight_bytes": sum(n * size for n, size in weights),
+        "parameters": sum(math.prod(s) for op in ops for s in op.parameter_shapes().values()),
+        "weight_bytes": sum(op.stored_bytes() for op in ops),
         "multiply_adds": round(sum(map(_multiply_adds, graph.nodes))),
         "bytes": round(sum(map(_bytes, graph.nodes))),
         "costs": [
@@ -78,24 +78,10 @@ def _begins(node: Node) -> dict[str, list[float]]:
     return found
 
 
-def _weights(graph: Graph) -> list[tuple[int, int]]:
-    """Return how many numbers each weight holds, and their bytes; a shared layer has them once."""
-    ops = {id(node.op): node.op for node in graph.nodes}.values()
-    return [
-        (math.prod(shape), 1 if name.endswith("_int8") else 4)
-        for op in ops
-        for name, shape in op.parameter_shapes().items()
-    ]
-
-
 def _bytes(node: Node) -> float:
     """Return the bytes of an op's weights and states that a frame of the input moves."""
-    weights = sum(
-        math.prod(shape) * (1 if name.endswith("_int8") else 4)
-        for name, shape in node.op.parameter_shapes().items()
-    )
     states = 4 * sum(map(math.prod, node.op.state_shapes(*(a.shape for a in node.args)).values()))
-    return (weights + 2 * states) / node.value.clock.stride
+    return (node.op.stored_bytes() + 2 * states) / node.value.clock.stride
 
 
 def _multiply_adds(node: Node) -> float:

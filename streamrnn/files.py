@@ -1,9 +1,10 @@
 """Models in files: safetensors with the graph, as JSON, in its metadata.
 
 Tensors are named ``op.parameter`` (``lstm_0.weight_ih``); an initial state other than zero is
-``op.state`` (``lstm_0.h``). The metadata entry ``streamrnn`` says the format's version, the inputs,
-the ops with their arguments and what they read, and the outputs. Nothing in a file is executed, no
-memory is taken before its size has been checked, and an unknown op, argument or tensor is an error.
+``op.state`` (``lstm_0.h``). Matrices that an op keeps in two bytes are F16 or BF16. The metadata
+entry ``streamrnn`` says the format's version, the inputs, the ops with their arguments and what
+they read, and the outputs. Nothing in a file is executed, no memory is taken before its size has
+been checked, and an unknown op, argument or tensor is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as save_tensors
 
 from .errors import FileError, StreamrnnError
 from .graph import Input, Shape, Value, describe
 from .layer import Layer, Model, check_weights
+from .narrow import NarrowWeights, widened
 from .ops import REGISTRY, Op
+from .weights import TYPES
 
 __all__ = ["FORMAT_VERSION", "load", "save", "written_whole"]
 
@@ -83,9 +85,17 @@ def save(layer: Layer, path: str | Path) -> None:
     names = {id(v): name for name, v in graph.inputs.items()}
     names |= {id(node.value): node.name for node in graph.nodes}
     tensors: dict[str, npt.NDArray[Any]] = {}
+    bfloats = set()
     for node in graph.nodes:
-        for name, array in {**node.op.weights, **node.op.initial_state}.items():
-            tensors[node.full(name)] = np.ascontiguousarray(array)
+        weights, storage = node.op.weights, node.op.storage
+        kept = weights.kept if isinstance(weights, NarrowWeights) else weights
+        for name, array in {**kept, **node.op.initial_state}.items():
+            full = node.full(name)
+            if array.dtype == np.uint16 and storage == "float16":
+                array = array.view(np.float16)
+            elif array.dtype == np.uint16:
+                bfloats.add(full)
+            tensors[full] = np.ascontiguousarray(array)
     header = {
         "version": FORMAT_VERSION,
         "inputs": {n: {"shape": v.shape, "dtype": v.dtype} for n, v in graph.inputs.items()},
@@ -102,12 +112,25 @@ def save(layer: Layer, path: str | Path) -> None:
         "feedback": {names[id(past)]: names[id(v)] for past, v in graph.feedback.items()},
         "metadata": getattr(layer, "metadata", {}),
     }
-    data = save_tensors(tensors, {"streamrnn": json.dumps(header)})
+    data = _as_bfloat16(save_tensors(tensors, {"streamrnn": json.dumps(header)}), bfloats)
     try:
         with written_whole(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _as_bfloat16(data: bytes, names: set[str]) -> bytes:
+    """Return a file in which some tensors are called BF16, which NumPy cannot say, and not U16."""
+    if not names:
+        return data
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    for name in names:
+        header[name]["dtype"] = "BF16"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin on 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def load(path: str | Path, **options: Any) -> Model:
@@ -158,7 +181,7 @@ def load(path: str | Path, **options: Any) -> Model:
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from None
     try:
-        tensors = load_tensors(data)
+        tensors = dict(deserialize(data))  # type: ignore[no-untyped-call]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, ValueError, KeyError, TypeError, MemoryError, RecursionError) as error:
         raise FileError(f"{path}: not a safetensors file, or a damaged one: {error}") from None
@@ -204,7 +227,20 @@ def _load_keras(path: Path, options: Mapping[str, Any]) -> Model:
     return model
 
 
-def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> Model:
+Tensor = dict[str, Any]
+"""A tensor in a file: ``dtype``, ``shape`` and ``data``, as safetensors gives them."""
+NARROW = {"F16": "float16", "BF16": "bfloat16"}
+
+
+def _array(name: str, tensor: Tensor) -> npt.NDArray[Any]:
+    kind = tensor["dtype"]
+    if kind not in TYPES:
+        raise FileError(f"tensor {name} is {kind}; supported are {', '.join(TYPES)}")
+    array = np.frombuffer(tensor["data"], TYPES[kind]).reshape(tensor["shape"])
+    return widened(array, "bfloat16") if kind == "BF16" else array
+
+
+def _built(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Model:
     version = header["version"]
     if version not in range(1, FORMAT_VERSION + 1) or isinstance(version, bool):
         raise FileError(
@@ -249,21 +285,25 @@ def _built(header: Mapping[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> M
     return model
 
 
-def _give_weights(name: str, op: Op, tensors: dict[str, npt.NDArray[Any]]) -> None:
-    """Move the op's weights out of `tensors`."""
+def _give_weights(name: str, op: Op, tensors: dict[str, Tensor]) -> None:
+    """Move the op's weights out of `tensors`; matrices of two bytes say how it keeps them."""
     wanted = {f"{name}.{p}": (op, p) for p in op.parameter_shapes()}
-    weights, problems = check_weights(wanted, {n: tensors.pop(n) for n in wanted if n in tensors})
+    found = {n: tensors.pop(n) for n in wanted if n in tensors}
+    kinds = {t["dtype"] for t in found.values() if len(t["shape"]) > 1}
+    if len(kinds) == 1 and kinds <= NARROW.keys() and not op.needs_float32():
+        op.storage = NARROW[kinds.pop()]
+    weights, problems = check_weights(wanted, {n: _array(n, t) for n, t in found.items()})
     if problems:
         raise FileError(f"tensors that do not fit: {'; '.join(problems)}")
     op.weights = {own: weights[full] for full, (_, own) in wanted.items()}
 
 
 def _give_initial_state(
-    name: str, op: Op, shapes: dict[str, Shape], tensors: dict[str, npt.NDArray[Any]]
+    name: str, op: Op, shapes: dict[str, Shape], tensors: dict[str, Tensor]
 ) -> None:
     """Move the op's initial states, where there are any, out of `tensors`."""
     full = {s: f"{name}.{s}" if s else name for s in shapes}  # a Past's has the op's own name
-    found = {s: tensors.pop(n) for s, n in full.items() if n in tensors}
+    found = {s: _array(n, tensors.pop(n)) for s, n in full.items() if n in tensors}
     for state, array in found.items():
         if array.shape != shapes[state] or array.dtype != np.float32:
             raise FileError(

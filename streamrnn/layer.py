@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .errors import ConfigError, GraphError, WeightError
 from .graph import Graph, Input, Shape, Value, describe
 from .metadata import checked_metadata
+from .narrow import beyond
 
 if TYPE_CHECKING:
     from .ops.op import Op
@@ -120,7 +121,8 @@ class Layer:
         ----------
         weights : mapping of str to array
             Every weight of the layer, under torch's name and in torch's shape: arrays or torch
-            tensors of a floating type. They are copied and kept as float32.
+            tensors of a floating type. They are copied and kept as float32, or rounded to an op's
+            own ``storage``.
 
         Raises
         ------
@@ -258,18 +260,20 @@ class Layer:
             ``"int8"``: recurrent cells and linear layers of at least 1,024 weights get weights of
             one byte, with a scale for each output. What they multiply is rounded to bytes frame by
             frame, each in its own range, so that nothing is ever cut off; sums are exact, states
-            stay float32.
+            stay float32. ``"float16"`` or ``"bfloat16"``: matrices of cells, linear layers and
+            convolutions of at least 1,024 weights are kept in two bytes, in memory and in files,
+            each number rounded to the nearest; all else is float32 arithmetic, as before.
         calibration : array, tuple of arrays, or iterable of these, optional
             Recordings (T, *shape) like those that the model will meet. Weights are then rounded so
             that what is multiplied in these recordings gives the least error, not each by itself;
             and an op that alone would bring the outputs closer to their error than `min_snr_db`
-            stays float32.
+            stays float32. Only for ``"int8"``: rounding to two bytes needs none.
         keep : sequence of str
             Ops that shall stay float32, by their names.
         min_snr_db : float
             Power of the outputs over that of their error, dB.
         convolutions : bool
-            Whether convolutions inside a frame are rounded too. They lose more than cells, because
+            Whether ``"int8"`` rounds convolutions inside a frame too. They lose more, because
             a frame has one range for all its channels: Silero VAD takes a third of the time, and
             its probabilities are off by up to 0.15 instead of 0.014.
 
@@ -283,7 +287,8 @@ class Layer:
         ------
         ConfigError
             If there is no such mode, `keep` names no op, the calibration holds no frames of this
-            model, or there is nothing to quantise.
+            model or is not needed, a weight is beyond the range of float16 or bfloat16, or there is
+            nothing to quantise.
         """
         from .quantize import quantized
 
@@ -328,7 +333,7 @@ def check_weights(
         op, own = wanted[name]
         dtype = np.dtype(np.int8 if own.endswith("_int8") else np.float32)
         checked[name], problem = _checked(given[name], shapes[name], dtype)
-        problem = problem or op.refuses(own, checked[name])
+        problem = problem or op.refuses(own, checked[name]) or beyond(checked[name], op.storage)
         if problem:
             problems.append(f"{name}: {problem}")
     return checked, sorted(problems)

@@ -27,6 +27,7 @@ from .kernels.pool import ADVANCE, CHECK, EACH, HOW, MANY, TOGETHER
 from .kernels.product import pack
 from .kernels.simd import host
 from .kernels.tape import LOOP, ROW, Kernel, number
+from .narrow import narrowed
 from .ops.concat import gather
 from .ops.past import retain
 from .rewrite import fold_batch_norm
@@ -139,6 +140,7 @@ class Lowering:
         default_factory=dict
     )
     _weight_size: int = 0
+    _narrow: set[int] = field(default_factory=set)
     _shared: dict[int, dict[str, Any]] = field(default_factory=dict)
     _slots: dict[str, StateSlot] = field(default_factory=dict)
     _state_size: int = HEADER
@@ -155,10 +157,11 @@ class Lowering:
         """Return n rounded up to whole vectors."""
         return whole(n, self.lanes)
 
-    def weight(self, array: npt.ArrayLike) -> int:
+    def weight(self, array: npt.ArrayLike, storage: str = "float32") -> int:
         """Store weights as they are, flat; return their offset. Equal ones are stored once."""
         flat = np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint32)
-        known = self._weight_offsets.setdefault(hash(bytes(flat[:: 1 + flat.size // 64])), [])
+        key = hash((storage, bytes(flat[:: 1 + flat.size // 64])))
+        known = self._weight_offsets.setdefault(key, [])
         for offset, stored in known:
             if np.array_equal(stored, flat):
                 return offset
@@ -170,7 +173,18 @@ class Lowering:
     def matrix(self, weight: Array, gates: int = 1) -> int:
         """Store a weight (gates * H, K) for ``affine``, each gate padded to whole vectors."""
         padded = self.pad_gates(weight, gates)
-        return self.weight(pack(padded, self.lanes))
+        return self.packed(pack(padded, self.lanes))
+
+    def packed(self, numbers: Array) -> int:
+        """Store packed weights for a kernel's ``Matrix``, in the op's own storage."""
+        assert self._node is not None
+        storage = self._node.op.storage
+        if storage == "float32":
+            return self.weight(numbers)
+        bits = narrowed(numbers.reshape(-1), storage)
+        offset = self.weight(np.pad(bits, (0, bits.size % 2)).view(np.float32), storage)
+        self._narrow.add(offset)
+        return offset
 
     def vector(self, values: Array, gates: int = 1) -> int:
         """Store a vector (gates * H), each gate padded with zeros to whole vectors."""
@@ -227,6 +241,8 @@ class Lowering:
         kernel's form for many streams has. ``work``, the multiplications of a frame, may be said of
         kernels that threads can share: little work is not split.
         """
+        if self._node is not None:
+            kernel = kernel.storing(self._node.op.storage)
         pool, work = operands.pop("pool", {}), operands.pop("work", 0)
         forms = [(kernel, operands)]
         if kernel.many is not None:
@@ -245,6 +261,11 @@ class Lowering:
             if given.keys() != form.parameters.keys():
                 wrong = sorted(given.keys() ^ form.parameters.keys())
                 raise TypeError(f"{form}: missing or unknown operands {wrong}")
+            if self._node is not None and self._node.op.storage != "float32":
+                for name, kind in form.parameters.items():
+                    packed = given[name] in self._narrow if kind in ("Matrix", "Weights") else None
+                    if packed not in (None, kind == "Matrix"):
+                        raise TypeError(f"{form}: `{name}` must be a Matrix if it is packed")
             for operand in given.values():
                 if isinstance(operand, Location):
                     operand.place.last = len(self._rows)

@@ -2,7 +2,8 @@
 
 ``model.quantize("int8")`` returns a new model in which cells and linear layers are those with int8
 weights, where that pays. An op with int8 weights says which op it ``replaces``; everything else is
-told by the names of the weights, so nothing here knows an op by name.
+told by the names of the weights, so nothing here knows an op by name. With ``"float16"`` and
+``"bfloat16"`` ops stay what they are, and get another ``storage``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .drift import QuantizationReport, sums_of
 from .errors import ConfigError, FrameError
 from .graph import Graph, Node, Value, describe
 from .layer import Layer, Model
+from .narrow import beyond
 from .ops import REGISTRY, Op
 from .ops.int8_product import int8_rows, scale_name
 from .rewrite import fold_batch_norm
@@ -28,9 +30,10 @@ __all__ = ["MODES", "compare", "quantized"]
 
 Array = npt.NDArray[Any]
 
-MODES = ("int8",)
+MODES = ("int8", "float16", "bfloat16")
 MIN_WEIGHTS = 1024
-"""Ops with fewer stay float32: rounding a frame takes as long as their product."""
+"""Ops with fewer stay float32: rounding a frame takes as long as their product, and 2 KiB are
+nothing."""
 MIN_SNR_DB = 20.0
 """An op whose rounding alone brings the outputs closer to their error than this stays float32."""
 CHUNK = 128
@@ -59,6 +62,11 @@ def quantized(
         )
     if not isinstance(min_snr_db, (int, float)) or math.isnan(min_snr_db):
         raise ConfigError(f"quantize: `min_snr_db` must be a number of dB, got {min_snr_db!r}")
+    if mode != "int8" and calibration is not None:
+        raise ConfigError(
+            f"quantize: `calibration` is for 'int8' only, got {describe(calibration)}: {mode!r} "
+            f"rounds each weight to the nearest number, and fixes no ranges; leave it out"
+        )
     graph = fold_batch_norm(layer.graph())
     names = [node.name for node in graph.nodes]
     sequence = isinstance(keep, Sequence) and not isinstance(keep, str)
@@ -70,11 +78,8 @@ def quantized(
             f"quantize: `keep` names {', '.join(unknown)}, but the model's ops are "
             f"{', '.join(names)}"
         )
-    forms: dict[str, type[Op]] = {
-        kind.replaces.__name__: kind for kind in REGISTRY.values() if hasattr(kind, "replaces")
-    }
     kept: dict[str, str] = {}
-    chosen: dict[str, type[Op]] = {}
+    chosen: dict[str, Form] = {}
     calls = _calls(graph)
     for node, *others in calls:
         matrices = [w for w in node.op.weights.values() if w.ndim > 1]
@@ -83,16 +88,14 @@ def quantized(
             continue
         if any(call.name in keep for call in (node, *others)):
             kept[node.name] = "as asked"
-        elif type(node.op).__name__ not in forms:
-            kept[node.name] = f"{type(node.op).__name__} has no int8 form"
-        elif size < MIN_WEIGHTS:
-            kept[node.name] = f"{size} weights: below {MIN_WEIGHTS} nothing is gained"
-        elif hasattr(forms[type(node.op).__name__], "convolution") and not convolutions:
-            kept[node.name] = "a convolution: rounded only with convolutions=True, see there"
-        elif reason := getattr(forms[type(node.op).__name__], "lacks", _nothing)(node.op):
-            kept[node.name] = reason
         else:
-            chosen[node.name] = forms[type(node.op).__name__]
+            form, reason = _narrow(node, mode) if mode != "int8" else _int8(node.op, convolutions)
+            if form is not None and size < MIN_WEIGHTS:
+                reason = f"{size} weights: below {MIN_WEIGHTS} nothing is gained"
+            if form is None or reason:
+                kept[node.name] = reason
+            else:
+                chosen[node.name] = form
     moments: dict[str, Array] = {}
     if calibration is not None:
         recordings = _recordings(layer, calibration)
@@ -107,15 +110,46 @@ def quantized(
     if not chosen:
         reasons = "".join(f"; {name}: {why}" for name, why in kept.items())
         raise ConfigError(f"quantize: {layer!r} has nothing to quantise with {mode!r}{reasons}")
-    how = dict.fromkeys(chosen, f"weights {mode}, frames in bytes")
+    how = dict.fromkeys(chosen, f"weights {mode}" + ", frames in bytes" * (mode == "int8"))
     notes = {"mode": mode, "quantised": how, "kept": kept}
     metadata = {**getattr(layer, "metadata", {}), "quantization": notes}
     return _rebuilt(graph, chosen, moments, metadata)
 
 
-def _nothing(op: Op) -> str:
-    """An op with int8 weights that says nothing else can replace every op of its kind."""
-    return ""
+Form = type[Op] | str
+"""What an op becomes: an op of another kind, or itself with another storage."""
+
+
+def _int8(op: Op, convolutions: bool) -> tuple[Form | None, str]:
+    """Return the op with int8 weights that replaces an op, if any, and why it shall not."""
+    kinds = (kind for kind in REGISTRY.values() if hasattr(kind, "replaces"))
+    form = next((kind for kind in kinds if kind.replaces.__name__ == type(op).__name__), None)
+    if form is None:
+        return None, f"{type(op).__name__} has no int8 form"
+    if hasattr(form, "convolution") and not convolutions:
+        return form, "a convolution: rounded only with convolutions=True, see there"
+    return form, form.lacks(op) if hasattr(form, "lacks") else ""
+
+
+def _narrow(node: Node, storage: str) -> tuple[Form | None, str]:
+    """Return another storage for an op, if it has that, and why it shall not have it.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is beyond its range.
+    """
+    if reason := node.op.needs_float32():
+        return None, reason
+    if node.op.storage == storage:
+        return None, f"its weights are {storage} already"
+    for own, w in node.op.weights.items():
+        if problem := beyond(w, storage):
+            raise ConfigError(
+                f"quantize: {node.full(own)}: {problem} with keep=[{node.name!r}]"
+                + (", or take 'bfloat16'" if storage == "float16" else "")
+            )
+    return storage, ""
 
 
 def _calls(graph: Graph) -> list[list[Node]]:
@@ -141,7 +175,8 @@ def _moments(
             for own, w in node.op.weights.items():
                 if w.ndim != 2:
                     continue
-                value = chosen[name].multiplies(own, node)
+                form: Any = chosen[name]  # with int8 weights
+                value = form.multiplies(own, node)
                 if id(value) not in found:
                     rows = _seen(graph, value, recordings).astype(np.float64)
                     rows = rows.reshape(-1, value.shape[-1])
@@ -173,7 +208,7 @@ def _run(model: Layer, xs: tuple[Array, ...]) -> Any:
 
 def _rebuilt(
     graph: Graph,
-    chosen: Mapping[str, type[Op]],
+    chosen: Mapping[str, Form],
     moments: Mapping[str, Array],
     metadata: Mapping[str, Any],
 ) -> Model:
@@ -194,18 +229,21 @@ def _rebuilt(
     )
 
 
-def _again(node: Node, kind: type[Op] | None, moments: Mapping[str, Array]) -> Op:
+def _again(node: Node, form: Form | None, moments: Mapping[str, Array]) -> Op:
     """Return an op once more, under its name in the model, in another form or as it is."""
     op = node.op
-    made = (kind or type(op))(**op.config(), name=node.name)
+    kind = type(op) if form is None or isinstance(form, str) else form
+    made = kind(**op.config(), name=node.name)
     weights = {}
     for own, w in op.weights.items():
-        if kind is not None and w.ndim > 1:
+        if kind is not type(op) and w.ndim > 1:
             rounded, scale = int8_rows(w, moments.get(node.full(own)))
             weights[f"{own}_int8"], weights[scale_name(own)] = rounded, scale
         else:
             weights[own] = w
     made.weights = weights
+    if kind is type(op):
+        made.storage = form if isinstance(form, str) else op.storage
     made.initial_state = op.initial_state
     return made
 

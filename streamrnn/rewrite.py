@@ -34,6 +34,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
         args = tuple(new[id(a)] for a in node.args)
         before = args[0].op if args else None
         norm, linear = getattr(node.op, "scale_and_shift", None), getattr(before, "scaled", None)
+        if before is not None and before.storage != "float32":
+            linear = None  # a scale folded in would be rounded again
         weights = norm() if norm and linear else ()
         if weights and linear and before and _fits(node, before, weights[0].size, readers, uses):
             channels = args[0].shape[before.channel_axis or 0]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, deserialize
 
 from .errors import ConfigError, FileError
 from .graph import describe
+from .narrow import widened
 
 __all__ = ["load_weights"]
 
@@ -122,8 +123,8 @@ def _of_safetensors(path: Path) -> dict[str, Stored]:
         if kind not in TYPES:
             raise FileError(f"{path}: {name} is {kind}; supported are {', '.join(TYPES)}")
         array = np.frombuffer(tensor["data"], TYPES[kind]).reshape(tensor["shape"])
-        if kind == "BF16":  # the upper half of a float32
-            array = (array.astype(np.uint32) << 16).view(np.float32)
+        if kind == "BF16":
+            array = widened(array, "bfloat16")
         found[name] = array, "bfloat16" if kind == "BF16" else str(array.dtype)
     return found
 

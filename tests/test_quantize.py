@@ -168,7 +168,7 @@ def test_an_op_that_costs_too_much_stays_float() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "int4"}, "`mode` must be one of 'int8', got 'int4'"),
+        ({"mode": "int4"}, "`mode` must be one of 'int8', 'float16', 'bfloat16', got 'int4'"),
         ({"keep": "head"}, "`keep` must be a sequence of names"),
         ({"keep": None}, "`keep` must be a sequence of names, got None"),
         ({"keep": (name for name in ["lstm_0"])}, "`keep` must be a sequence of names, got <gen"),

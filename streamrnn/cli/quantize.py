@@ -23,12 +23,15 @@ __all__ = ["quantize"]
 def quantize(
     model: Annotated[Path, typer.Argument(help="A .onnx, .keras or .safetensors file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
-    mode: Annotated[str, typer.Option(help="int8: weights of one byte.")] = "int8",
+    mode: Annotated[
+        str, typer.Option(help="int8: weights of one byte; float16, bfloat16: of two.")
+    ] = "int8",
     calibration: Annotated[
         list[Path] | None,
         typer.Option(
             help="Frames like those that the model will meet: .npy, .npz, or .wav for a model that "
-            "reads samples; one file a recording."
+            "reads samples; one file a recording. Only int8 weights are rounded for them; any "
+            "report is about them."
         ),
     ] = None,
     keep: Annotated[
@@ -49,7 +52,7 @@ def quantize(
     state: States = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model with int8 weights, and report errors, sizes and times beside the float model.
+    """Write a model with narrower weights, and report errors, sizes and times beside the float one.
 
     Without calibration each weight is rounded by itself, and the report is that of noise.
     """
@@ -62,7 +65,10 @@ def quantize(
     recordings = [_recording(file, layer, hop) for file in calibration or ()] or None
     with progress.status("rounding weights …"):
         made = layer.quantize(
-            mode, calibration=recordings, keep=keep or (), convolutions=convolutions
+            mode,
+            calibration=recordings if mode == "int8" else None,
+            keep=keep or (),
+            convolutions=convolutions,
         )
     made.save(out)
     with progress.status(f"running both models over {steps:,} frames …"):

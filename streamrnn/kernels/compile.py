@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .cache import cache_folder, writable
+from .tape import Kernel
 
 __all__ = ["Part", "prepare", "work"]
 
@@ -156,12 +157,19 @@ def _compile(missing: Sequence[Part], jobs: int, told: Told) -> None:
 
 
 def _place(part: Part) -> str:
-    """Return where another process finds a part, as ``module:name``; nothing if it cannot."""
+    """Return where another process finds a part; nothing if it cannot.
+
+    It is ``module:name:storage``, see :meth:`Kernel.storing`.
+    """
     name = getattr(getattr(part, "function", None), "__module__", "")
     module = sys.modules.get(name)
     if module is None or name == "__main__":
         return ""
-    return next((f"{name}:{key}" for key, value in vars(module).items() if value is part), "")
+    storage = getattr(part, "storage", "float32")
+    for key, value in vars(module).items():
+        if value is part or (isinstance(value, Kernel) and value.storing(storage) is part):
+            return f"{name}:{key}:{storage}"
+    return ""
 
 
 _WORKER = (
@@ -191,9 +199,10 @@ def work() -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever modules print is no answer
         for line in sys.stdin:
-            module, _, name = line.strip().partition(":")
             with contextlib.suppress(Exception):
-                _ = getattr(importlib.import_module(module), name).compiled
+                module, name, storage = line.strip().split(":")
+                part = getattr(importlib.import_module(module), name)
+                _ = (part.storing(storage) if isinstance(part, Kernel) else part).compiled
             answers.write("done\n")
             answers.flush()
 

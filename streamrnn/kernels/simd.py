@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # what a kernel's helpers mean to a reader and to mypy
 
 __all__ = [
     "Target",
+    "as_bfloat16",
     "as_bytes",
+    "as_float16",
     "as_floats",
     "as_ints",
     "as_longs",
@@ -92,12 +94,15 @@ class Target:
     ahead : int
         Floats by which weights are best asked for before they are needed; 0 where the CPU asks by
         itself as well or better.
+    half : bool
+        Whether the CPU can widen float16; otherwise it is done with integers.
     """
 
     lanes: int
     fma: bool
     bytes: str = "plain"
     ahead: int = 0
+    half: bool = False
 
 
 def byte_forms(features: Mapping[str, bool], lanes: int) -> tuple[str, ...]:
@@ -137,7 +142,7 @@ def host() -> Target:
     # An EPYC with Zen 5's bandwidth reads its L2 cache at 148 GB/s so, and at 107 without. Zen 4
     # gains nothing there, and loses where weights come from the L3 cache: 79 GB/s instead of 96.
     ahead = 1024 if llvm.get_host_cpu_name() == "znver5" else 0
-    return Target(lanes, fma, form, ahead)
+    return Target(lanes, fma, form, ahead, arm or bool(features.get("f16c")))
 
 
 class VectorType(types.Type):  # type: ignore[misc]
@@ -174,6 +179,19 @@ class IntegersType(types.Type):  # type: ignore[misc]
 class _IntegersModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, fe_type: IntegersType) -> None:
         super().__init__(manager, fe_type, fe_type.ir)
+
+
+class NarrowType(types.Type):  # type: ignore[misc]
+    """numba's type of a float16 or bfloat16: two bytes in memory, widened when loaded."""
+
+
+@register_model(NarrowType)
+class _NarrowModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: NarrowType) -> None:
+        super().__init__(manager, fe_type, ir.IntType(16))
+
+
+FLOAT16, BFLOAT16 = NarrowType("float16"), NarrowType("bfloat16")
 
 
 def operation(function: Callable[..., Any]) -> Any:
@@ -225,18 +243,42 @@ def lanes(typing_context: Any) -> Any:
 
 @operation
 def load(typing_context: Any, pointer: Any, index: Any) -> Any:
-    """Vector at ``pointer[index:index + lanes]``; no alignment is required."""
+    """Vector at ``pointer[index:index + lanes]``, widened to float32; it need not be aligned."""
     if not _is_pointer(pointer):
         return None
     vector = _vector()
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address = builder.bitcast(builder.gep(args[0], [args[1]]), vector.ir.as_pointer())
-        value = builder.load(address)
-        value.align = 4
-        return value
+        kind = sig.args[0].dtype
+        narrow = isinstance(kind, NarrowType)
+        stored = ir.VectorType(ir.IntType(16), vector.width) if narrow else vector.ir
+        value = builder.load(builder.bitcast(builder.gep(args[0], [args[1]]), stored.as_pointer()))
+        value.align = 2 if narrow else 4
+        return _widened(builder, value, kind) if narrow else value
 
     return vector(pointer, types.intp), codegen
+
+
+def _widened(builder: Any, bits: Any, kind: NarrowType) -> Any:
+    """Return float32 numbers, exactly those of 16 bits each; none is infinite or NaN."""
+    width = bits.type.count
+    single, integers = ir.VectorType(ir.FloatType(), width), ir.VectorType(_I32, width)
+    if kind == FLOAT16 and host().half:
+        half = ir.VectorType(ir.HalfType(), width)
+        return builder.fpext(builder.bitcast(bits, half), single)
+    whole = builder.zext(bits, integers)
+    if kind == BFLOAT16:  # the upper half of a float32
+        return builder.bitcast(builder.shl(whole, _constant(width, 16, _I32)), single)
+    sign = builder.shl(
+        builder.and_(whole, _constant(width, 0x8000, _I32)), _constant(width, 16, _I32)
+    )
+    size = builder.shl(
+        builder.and_(whole, _constant(width, 0x7FFF, _I32)), _constant(width, 13, _I32)
+    )
+    # The exponent of a float16 counts from 15, that of a float32 from 127.
+    power = _constant(width, 2.0**112, ir.FloatType())
+    size = builder.bitcast(builder.fmul(builder.bitcast(size, single), power), integers)
+    return builder.bitcast(builder.or_(size, sign), single)
 
 
 @operation
@@ -717,6 +759,8 @@ as_floats = _reinterpreted(types.float32)
 as_ints = _reinterpreted(types.int32)
 as_bytes = _reinterpreted(types.uint8)
 as_longs = _reinterpreted(types.int64)
+as_float16 = _reinterpreted(FLOAT16)
+as_bfloat16 = _reinterpreted(BFLOAT16)
 
 
 def host_description() -> str:

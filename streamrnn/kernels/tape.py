@@ -6,7 +6,8 @@ A kernel is a plain function whose parameters say, by their annotation, what the
     def relu(T: Frames, x: Scratch, x_step: Size, y: Scratch, y_step: Size, n: Size) -> None: ...
 
 ``Scratch``, ``State`` and ``Weights`` arrive as pointers into the stream's scratch and state and
-into the model's packed weights; ``Frames`` is how many frames the block has at the op's rate,
+into the model's packed weights; a ``Matrix`` is weights that may be kept in two bytes, which only
+``load`` reads; ``Frames`` is how many frames the block has at the op's rate,
 ``Index`` the number of such frames before this block; ``Size`` is an integer and ``Number`` a
 float32. Kernels are pure: they allocate nothing, raise nothing and touch no Python object.
 A last parameter ``me: Member`` makes a kernel that threads can share, see :mod:`.member`.
@@ -39,7 +40,21 @@ from numba.core.registry import cpu_target
 from .atomic import alone
 from .cache import KernelCache
 from .inlined import Inlined
-from .simd import as_floats, as_longs, at, bits, call, floats, ints, lanes, load, splat, store
+from .simd import (
+    as_bfloat16,
+    as_float16,
+    as_floats,
+    as_longs,
+    at,
+    bits,
+    call,
+    floats,
+    ints,
+    lanes,
+    load,
+    splat,
+    store,
+)
 
 __all__ = [
     "LOOP",
@@ -48,6 +63,7 @@ __all__ = [
     "Index",
     "Kernel",
     "Loop",
+    "Matrix",
     "Member",
     "Number",
     "Place",
@@ -71,6 +87,7 @@ Member = Any
 Scratch = Any
 State = Any
 Weights = Any
+Matrix = Any
 # Of a form for many streams: the addresses of their states, and where in each state something is.
 Streams = Any
 Place = int
@@ -83,9 +100,12 @@ _PARAMETERS = {
     "Scratch": "at(scratch, row[{i}])",
     "State": "at(state, row[{i}])",
     "Weights": "at(weights, row[{i}])",
+    "Matrix": "stored(at(weights, row[{i}]))",
     "Streams": "as_longs(state)",
     "Place": "row[{i}]",
 }
+_STORED = {"float32": as_floats, "float16": as_float16, "bfloat16": as_bfloat16}
+"""How a pointer to a matrix is read."""
 ROW = 24
 """Integers in one row of the tape: the address and at most 23 operands."""
 
@@ -106,11 +126,17 @@ class Kernel:
     """A kernel: its parameters, and its compiled form, made when first asked for."""
 
     def __init__(
-        self, function: Callable[..., None], line: int | None = None, split: bool = False
+        self,
+        function: Callable[..., None],
+        line: int | None = None,
+        split: bool = False,
+        storage: str = "float32",
     ) -> None:
         self.name = function.__name__
         self.function = function
         self.for_members = split
+        self.storage = storage
+        self._narrow: dict[str, Kernel] = {}
         self.file = inspect.getfile(function)
         self.line = line or function.__code__.co_firstlineno
         self.many: Kernel | None = None  # its form for many streams
@@ -138,6 +164,16 @@ class Kernel:
         self.many = Kernel(function)
         return self.many
 
+    def storing(self, storage: str) -> Kernel:
+        """Return the form whose matrices are kept so: float32 (this one), float16 or bfloat16."""
+        if storage == self.storage or "Matrix" not in self.parameters.values():
+            return self
+        if storage not in self._narrow:
+            form = Kernel(self.function, self.line, storage=storage)
+            form.many = self.many.storing(storage) if self.many is not None else None
+            self._narrow[storage] = form
+        return self._narrow[storage]
+
     @functools.cached_property
     def compiled(self) -> Any:
         """The C function, taken from the cache or compiled now."""
@@ -160,6 +196,8 @@ class Kernel:
         )
         numbers = "Number" in self.parameters.values()
         entry_name = f"{self.name}_{self.line}"  # what it is called in the cache
+        if self.storage != "float32":
+            entry_name += f"_{self.storage}"
         me = ""
         if self.for_members:
             entry_name, me = f"{entry_name}_split", ", me"
@@ -177,6 +215,7 @@ class Kernel:
             "as_floats": as_floats,
             "as_longs": as_longs,
             "body": helper(self.function),
+            "stored": _STORED[self.storage],
         }
         exec(compile(source, self.file, "exec"), scope)
         function = scope[entry_name]
@@ -189,7 +228,9 @@ class Kernel:
     @functools.cached_property
     def split(self) -> Kernel | None:
         """The form that the members of a team run together; None if threads cannot share it."""
-        return Kernel(self.function, self.line, split=True) if self.shared else None
+        if not self.shared:
+            return None
+        return Kernel(self.function, self.line, split=True, storage=self.storage)
 
     @property
     def address(self) -> int:

@@ -22,6 +22,7 @@ from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
     Index,
+    Matrix,
     Member,
     Place,
     Scratch,
@@ -101,7 +102,7 @@ def conv1d(
     y_step: Size,
     window: Scratch,
     past: State,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     C: Size,
     O: Size,
@@ -132,7 +133,7 @@ def conv1d_streams(
     windows: Scratch,
     windows_step: Size,
     past: Place,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     C: Size,
     O: Size,
@@ -162,7 +163,7 @@ def conv1d_depthwise(
     y_step: Size,
     window: Scratch,
     past: State,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     C: Size,
     taps: Size,
@@ -203,7 +204,7 @@ def pack_groups(tape: Lowering, weight: Array, groups: int) -> int:
     from ..kernels.product import pack
 
     parts = [pack(part, tape.lanes) for part in np.split(weight, groups)]
-    return tape.weight(np.concatenate(parts))
+    return tape.packed(np.concatenate(parts))
 
 
 @dataclass(eq=False)
@@ -299,6 +300,9 @@ class Conv1d(Op):
         y = np.concatenate([np.einsum("ock,kc->o", w, x) for w, x in groups])
         return np.asarray(y + weights["bias"] if self.bias else y)
 
+    def needs_float32(self) -> str:
+        return ""
+
     def scaled(self, scale: Array, shift: Array) -> Conv1d:
         """Return ``scale * y + shift`` as one op."""
         op = Conv1d(**{**self.config(), "bias": True})
@@ -334,7 +338,7 @@ class Conv1d(Op):
         if self.groups == C == O:
             P = tape.padded(C)
             lanes_of_taps = np.pad(weight[:, 0].T, ((0, 0), (0, P - C)))
-            tape.emit(conv1d_depthwise, **operands, w=tape.weight(lanes_of_taps), P=P)
+            tape.emit(conv1d_depthwise, **operands, w=tape.packed(lanes_of_taps), P=P)
         else:
             w = pack_groups(tape, taps_first(weight), self.groups)
             windows = tape.temporary((self.memory_frames + 1) * C, pool=True)

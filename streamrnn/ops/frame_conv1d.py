@@ -18,7 +18,7 @@ from ..errors import ConfigError, GraphError
 from ..graph import MAX_FRAME, Shape, shown
 from ..kernels.atomic import alone
 from ..kernels.simd import at
-from ..kernels.tape import Frames, Scratch, Size, Weights, kernel
+from ..kernels.tape import Frames, Matrix, Scratch, Size, Weights, kernel
 from .conv1d import check_convolution, convolve, pack_groups, taps_first
 from .fourier import fourier_window, lower_windows
 from .linear import Linear
@@ -41,7 +41,7 @@ def frame_conv1d(
     window: Scratch,
     sums: Scratch,
     sums_step: Size,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     C: Size,
     O: Size,
@@ -173,6 +173,14 @@ class FrameConv1d(Op):
             parts.append(y)
         return np.concatenate(parts) + (weights["bias"][:, None] if self.bias else 0.0)
 
+    def needs_float32(self) -> str:
+        return "a Fourier transform: it reads no matrix" if self._window() is not None else ""
+
+    def _window(self) -> Array | None:
+        """Return the window of spectra, if that is what the convolution computes."""
+        one = self.dilation == 1 and not self.bias
+        return fourier_window(self.weights["weight"]) if one else None
+
     def scaled(self, scale: Array, shift: Array) -> FrameConv1d:
         """Return ``scale * y + shift`` as one op."""
         op = FrameConv1d(**{**self.config(), "bias": True})
@@ -198,10 +206,9 @@ class FrameConv1d(Op):
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         C, O, L_in = self.in_channels, self.out_channels, xs[0].shape[1]
         weight = self.weights["weight"]
-        if self.dilation == 1 and not self.bias:
-            window = fourier_window(weight)
-            if window is not None:
-                return lower_windows(tape, xs[0], window, self.stride, self.padding)
+        window = self._window()
+        if window is not None:
+            return lower_windows(tape, xs[0], window, self.stride, self.padding)
         one = xs[0].shape[1] == self.output_shape(xs[0].shape)[1] == 1
         if one and (layer := self.as_product()) is not None:
             return layer.lower(tape, xs[0].view((self.in_channels,)))

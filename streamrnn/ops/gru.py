@@ -24,6 +24,7 @@ from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Matrix,
     Member,
     Place,
     Scratch,
@@ -72,8 +73,8 @@ def gru_cell(
     gates_step: Size,
     hidden: Scratch,
     h: State,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     b_ih: Weights,
     b_hh: Weights,
     I: Size,
@@ -110,8 +111,8 @@ def gru_cells(
     shares: Scratch,
     shares_step: Size,
     h: Place,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     b_ih: Weights,
     b_hh: Weights,
     I: Size,
@@ -143,8 +144,8 @@ def gru_step(
     gates: Scratch,
     gates_step: Size,
     hidden: Scratch,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     b_ih: Weights,
     b_hh: Weights,
     I: Size,
@@ -216,9 +217,9 @@ def gru_cell_reset_before(
     gates_step: Size,
     reset: Scratch,
     h: State,
-    w_ih: Weights,
-    w_rz: Weights,
-    w_n: Weights,
+    w_ih: Matrix,
+    w_rz: Matrix,
+    w_n: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -250,9 +251,9 @@ def gru_cells_reset_before(
     resets: Scratch,
     resets_step: Size,
     h: Place,
-    w_ih: Weights,
-    w_rz: Weights,
-    w_n: Weights,
+    w_ih: Matrix,
+    w_rz: Matrix,
+    w_n: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -287,9 +288,9 @@ def gru_step_reset_before(
     gates: Scratch,
     gates_step: Size,
     reset: Scratch,
-    w_ih: Weights,
-    w_rz: Weights,
-    w_n: Weights,
+    w_ih: Matrix,
+    w_rz: Matrix,
+    w_n: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -353,6 +354,9 @@ class GRUCell(Cell):
             n = np.tanh(in_ + w_hn @ (r * h) + b_hn)
         s["h"] = (1 - z) * n + z * h
         return self.after(s, xs)
+
+    def needs_float32(self) -> str:
+        return ""
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y, H = tape.output(), self.hidden_size

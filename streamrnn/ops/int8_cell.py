@@ -49,6 +49,9 @@ class Int8Cell(Cell):
                 f"overflow"
             )
 
+    def needs_float32(self) -> str:
+        return "its matrices are int8"
+
     def parameter_shapes(self) -> dict[str, Shape]:
         rows = len(self.gates) * self.hidden_size
         shapes: dict[str, Shape] = {

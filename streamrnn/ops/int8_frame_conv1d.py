@@ -134,6 +134,9 @@ class Int8FrameConv1d(FrameConv1d):
                 f"got {self.in_channels * self.kernel_size}: sums in int32 could overflow"
             )
 
+    def needs_float32(self) -> str:
+        return "its matrix is int8"
+
     def parameter_shapes(self) -> dict[str, Shape]:
         O = self.out_channels
         shapes: dict[str, Shape] = {

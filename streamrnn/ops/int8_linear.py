@@ -111,6 +111,9 @@ class Int8Linear(Linear):
                 f"sums in int32 could overflow"
             )
 
+    def needs_float32(self) -> str:
+        return "its matrix is int8"
+
     def parameter_shapes(self) -> dict[str, Shape]:
         O = self.out_features
         shapes: dict[str, Shape] = {"weight_int8": (O, self.in_features), "scale_weight": (O,)}

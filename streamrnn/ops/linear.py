@@ -13,7 +13,7 @@ from ..graph import Shape, shown
 from ..kernels.member import share, share_affine
 from ..kernels.product import affine
 from ..kernels.simd import at
-from ..kernels.tape import Frames, Member, Scratch, Size, Weights, copy, kernel
+from ..kernels.tape import Frames, Matrix, Member, Scratch, Size, Weights, copy, kernel
 from .op import Array, Arrays, Op, uniform
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def linear(
     x_step: Size,
     y: Scratch,
     y_step: Size,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     I: Size,
     O: Size,
@@ -49,7 +49,7 @@ def linear_rows(
     y_step: Size,
     padded: Scratch,
     rows: Size,
-    w: Weights,
+    w: Matrix,
     bias: Weights,
     I: Size,
     O: Size,
@@ -116,6 +116,9 @@ class Linear(Op):
     def reference(self, weights: Arrays, states: Arrays, *xs: Array) -> Array:
         y = xs[0] @ weights["weight"].T
         return np.asarray(y + weights["bias"] if self.bias else y)
+
+    def needs_float32(self) -> str:
+        return ""
 
     def scaled(self, scale: Array, shift: Array) -> Linear:
         """Return ``scale * (W x + b) + shift`` as one op."""

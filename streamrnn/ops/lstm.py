@@ -25,6 +25,7 @@ from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Matrix,
     Member,
     Place,
     Scratch,
@@ -74,8 +75,8 @@ def lstm_cell(
     gates_step: Size,
     h: State,
     c: State,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -110,8 +111,8 @@ def lstm_cells(
     gates_step: Size,
     h: Place,
     c: Place,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -143,8 +144,8 @@ def lstm_step(
     gates: Scratch,
     gates_step: Size,
     new_c: Scratch,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -199,6 +200,9 @@ class LSTMCell(Cell):
         s["c"] = f * s["c"] + i * np.tanh(z["g"])
         s["h"] = o * np.tanh(s["c"])
         return self.after(s, xs)
+
+    def needs_float32(self) -> str:
+        return ""
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()

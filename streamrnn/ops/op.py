@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import ConfigError, GraphError, StateError, WeightError
 from ..graph import Clock, Input, Shape, Value, as_shape, describe
 from ..layer import Changes, Layer, check_weights
+from ..narrow import STORAGES, NarrowWeights
 
 if TYPE_CHECKING:
     from ..program import Location, Lowering
@@ -127,6 +128,10 @@ class Op(_Rates):
         matrices = [shape for shape in self.parameter_shapes().values() if len(shape) > 1]
         return sum(math.prod(shape) * max(1, size // shape[0]) for shape in matrices)
 
+    def needs_float32(self) -> str:
+        """Return why matrices cannot be kept in two bytes, or nothing: see :attr:`storage`."""
+        return f"{type(self).__name__} has no form with weights of two bytes"
+
     def refuses(self, name: str, weight: Array) -> str:
         """Return what is wrong with the values of a weight, or nothing."""
         return ""
@@ -174,7 +179,7 @@ class Op(_Rates):
         """The weights, float32 and read-only; random ones are made when first asked for."""
         kept: Mapping[str, Array] | None = self.__dict__.get("_weights")
         if kept is None:
-            kept = self.__dict__["_weights"] = self._random_weights()
+            kept = self.__dict__["_weights"] = self._as_stored(self._random_weights())
         return kept
 
     @weights.setter
@@ -182,8 +187,56 @@ class Op(_Rates):
         checked, problems = check_weights(self.named_parameters(), arrays)
         if problems:
             raise WeightError(f"{self!r} cannot take these weights: {'; '.join(problems)}")
-        self.__dict__["_weights"] = checked
+        self.__dict__["_weights"] = self._as_stored(checked)
         Changes.count += 1
+
+    def _as_stored(self, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        return weights if self.storage == "float32" else NarrowWeights(weights, self.storage)
+
+    @property
+    def storage(self) -> str:
+        """How matrices are kept in memory and files: float32, or float16 or bfloat16.
+
+        Setting it rounds the weights, to the nearest number; weights that come later are rounded
+        too. They are widened where they are used, so results are those of a float32 op with the
+        rounded weights, bit for bit. Vectors (biases) stay float32.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such storage, or the op has no form with weights of two bytes.
+        WeightError
+            If a weight is beyond the range of the numbers.
+        """
+        return str(self.__dict__.get("_storage", "float32"))
+
+    @storage.setter
+    def storage(self, storage: str) -> None:
+        if storage not in STORAGES:
+            raise ConfigError(
+                f"{self!r}: `storage` must be one of {', '.join(map(repr, STORAGES))}, "
+                f"got {storage!r}"
+            )
+        if storage != "float32" and (reason := self.needs_float32()):
+            raise ConfigError(
+                f"{self!r}: `storage` can only be 'float32', got {storage!r}: {reason}"
+            )
+        before, weights = self.storage, self.__dict__.get("_weights")
+        self.__dict__["_storage"] = storage
+        if weights is not None:
+            try:
+                self.weights = weights
+            except WeightError:
+                self.__dict__["_storage"] = before
+                raise
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the weights take."""
+        wide = 4 if self.storage == "float32" else 2
+        return sum(
+            math.prod(shape) * (1 if name.endswith("_int8") else wide if len(shape) > 1 else 4)
+            for name, shape in self.parameter_shapes().items()
+        )
 
     def _random_weights(self) -> Mapping[str, Array]:
         shapes = self.parameter_shapes()

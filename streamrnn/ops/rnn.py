@@ -20,6 +20,7 @@ from ..kernels.product import affine
 from ..kernels.simd import at, floats, lanes, load, store
 from ..kernels.tape import (
     Frames,
+    Matrix,
     Member,
     Place,
     Scratch,
@@ -62,8 +63,8 @@ def rnn_cell(
     y: Scratch,
     y_step: Size,
     h: State,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -94,8 +95,8 @@ def rnn_cells(
     before: Scratch,
     before_step: Size,
     h: Place,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -120,8 +121,8 @@ def rnn_step(
     h_step: Size,
     y: Scratch,
     y_step: Size,
-    w_ih: Weights,
-    w_hh: Weights,
+    w_ih: Matrix,
+    w_hh: Matrix,
     bias: Weights,
     I: Size,
     H: Size,
@@ -180,6 +181,9 @@ class RNNCell(Cell):
         z = self.preactivations(weights, xs[0], s["h"])["h"]
         s["h"] = np.tanh(z) if self.nonlinearity == "tanh" else np.maximum(z, 0)
         return self.after(s, xs)
+
+    def needs_float32(self) -> str:
+        return ""
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
