@@ -17,6 +17,7 @@ from streamrnn.kernels import compile as making
 from streamrnn.kernels.cache import cache_folder
 from streamrnn.kernels.tape import LOOP
 from streamrnn.ops.activations import relu
+from streamrnn.ops.linear import linear
 from test_kernel_cache import _RELU, _output, _python, package, warm
 
 __all__ = ["package", "warm"]  # fixtures
@@ -118,6 +119,7 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_a_worker_finds_a_part() -> None:
     assert making._place(relu) == "streamrnn.ops.activations:relu"
     assert making._place(LOOP) == "streamrnn.kernels.tape:LOOP"
+    assert making._place(linear.storing("float16")) == "streamrnn.ops.linear:linear:float16"
     own = Fake("own")
     own.function.__module__ = "__main__"
     assert making._place(own) == ""

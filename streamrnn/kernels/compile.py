@@ -159,7 +159,7 @@ def _compile(missing: Sequence[Part], jobs: int, told: Told) -> None:
 def _place(part: Part) -> str:
     """Return where another process finds a part; nothing if it cannot.
 
-    It is ``module:name:storage``, see :meth:`Kernel.storing`.
+    It is ``module:name``, or ``module:name:storage`` for one of a kernel's forms.
     """
     name = getattr(getattr(part, "function", None), "__module__", "")
     module = sys.modules.get(name)
@@ -167,7 +167,9 @@ def _place(part: Part) -> str:
         return ""
     storage = getattr(part, "storage", "float32")
     for key, value in vars(module).items():
-        if value is part or (isinstance(value, Kernel) and value.storing(storage) is part):
+        if value is part:
+            return f"{name}:{key}"
+        if isinstance(value, Kernel) and value.storing(storage) is part:
             return f"{name}:{key}:{storage}"
     return ""
 
@@ -200,9 +202,9 @@ def work() -> None:
         os.dup2(2, 1)  # whatever modules print is no answer
         for line in sys.stdin:
             with contextlib.suppress(Exception):
-                module, name, storage = line.strip().split(":")
+                module, name, *storage = line.strip().split(":")
                 part = getattr(importlib.import_module(module), name)
-                _ = (part.storing(storage) if isinstance(part, Kernel) else part).compiled
+                _ = (part.storing(*storage) if storage else part).compiled
             answers.write("done\n")
             answers.flush()
 
