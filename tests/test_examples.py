@@ -231,6 +231,22 @@ def test_bad_recordings_are_refused_in_a_line(
         assert error.count("\n") == 1
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoise, "build", None)
+    (tmp_path / "file").touch()
+    assert denoise.main(["--out", str(tmp_path / "file")]) == 2
+    assert "cannot write results there: File exists" in capsys.readouterr().err
+
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert denoise.main(["--out", str(tmp_path)]) == 2
+    assert "cannot write results there: No space left on device" in capsys.readouterr().err
+
+
 # Trained here --------------------------------------------------------------------------------
 
 
