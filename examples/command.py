@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -84,7 +85,11 @@ def run(work: Callable[[Arguments], None], args: Arguments) -> int:
     try:
         for needed in ("matplotlib", "onnxruntime"):  # say it now, not after the training
             importlib.import_module(needed)
-        args.out.mkdir(parents=True, exist_ok=True)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=args.out).close()
+        except OSError as error:
+            raise InputError(f"{args.out}: cannot write results there: {error.strerror}") from None
         work(args)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -157,7 +157,7 @@ def check_video(said: str, out: Path) -> None:
     from streamrnn.live import Video
 
     glance, network = (float(x) for x in re.findall(r": ([\d.]+) pixels", said))
-    assert network < 0.85 * glance  # 3.2 and 4.6 when this was written, 1.6 without --quick
+    assert network < 0.85 * glance  # 3.2 and 4.6 when this was written, 1.4 without --quick
     drawn, _, _ = video.films(3, 10)
     with Video(out / "ball.mp4", 24, 24, channels=1) as source:
         seen = np.array([frame.data[0] for frame in source])
@@ -229,6 +229,22 @@ def test_bad_recordings_are_refused_in_a_line(
         assert why in error
         assert error.startswith("denoise.py: ")
         assert error.count("\n") == 1
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoise, "build", None)
+    (tmp_path / "file").touch()
+    assert denoise.main(["--out", str(tmp_path / "file")]) == 2
+    assert "cannot write results there: File exists" in capsys.readouterr().err
+
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert denoise.main(["--out", str(tmp_path)]) == 2
+    assert "cannot write results there: No space left on device" in capsys.readouterr().err
 
 
 # Trained here --------------------------------------------------------------------------------

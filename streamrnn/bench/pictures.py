@@ -116,8 +116,8 @@ def _legend(figure: Any, panels: Sequence[Any]) -> None:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=5,
-        fontsize="small", frameon=False,
+        list(entries.values()), list(entries), loc="outside lower center",
+        ncols=2 if len(panels) == 1 else 5, fontsize="small", frameon=False,
     )  # fmt: skip
 
 
