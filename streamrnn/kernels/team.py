@@ -17,7 +17,8 @@ Each member has a word on a cache line of its own, and everything is said by it:
 A member that is awake watches its word. After half a millisecond it gives way to other threads
 between two looks, then returns to Python and waits for its lock, so an idle team costs no CPU.
 Python releases that lock before a call, if anybody sleeps (:meth:`Team.wake`); the call does not
-wait for the sleeper, who helps from the next one on.
+wait for the sleeper, who helps from the next one on: it does not go back to sleep while a job is
+being done, or it would never be there for one that takes longer than its patience.
 
 Two threads on one core would each wait for the other to be given it. So a member says where it
 is. One on the caller's own core cannot be running: it is left out, and goes to sleep as soon as it
@@ -78,7 +79,7 @@ IN_THE_WAY = 6
 
 # A member's lines. Line 0 is that of the caller: how many sleep, and what all need to know.
 WORD, JOB, ARGUMENT, JOB_PART, JOB_PARTS, CORE, RESTS_UNTIL = range(7)
-SLEEPERS, MEMBERS, OTHERS, ENOUGH, WHERE, CALLER = range(6)
+SLEEPERS, MEMBERS, OTHERS, ENOUGH, WHERE, CALLER, BUSY = range(7)
 
 PATIENCE = 4000
 """Looks at a word, with a pause after each, before a thread gives way: about half a millisecond.
@@ -101,6 +102,7 @@ def together(team: Any, job: int, argument: int) -> int:
     """Call ``job(part, parts, argument)`` in all members that are there; return how many."""
     enough, other = team[ENOUGH], team[OTHERS]
     mine, parts, here = 0, 1, NOWHERE
+    add(team, BUSY, 1)
     if team[WHERE] != 0:
         here = core(team[WHERE])
         if read(team, CALLER) != here:
@@ -126,6 +128,7 @@ def together(team: Any, job: int, argument: int) -> int:
                 wait(spins, enough, other)
                 spins += 1
             write(member, WORD, AWAKE)
+    add(team, BUSY, -1)
     return parts
 
 
@@ -140,6 +143,12 @@ def in_the_way(team: Any, member: Any) -> Any:
     return read(team, CALLER) == here
 
 
+@helper
+def near_caller(spins: int, team: Any, member: Any) -> Any:
+    """Look now and then whether this member is in the way: each look takes the caller's line."""
+    return spins > 0 and spins % 32 == 0 and in_the_way(team, member)
+
+
 def _serve(address: int, k: int) -> int:
     """Be member k until there has been nothing to do for a while; return why it ends."""
     team = ints(address)
@@ -147,18 +156,22 @@ def _serve(address: int, k: int) -> int:
     in_the_way(team, member)
     if swap(member, WORD, ASLEEP, AWAKE):
         add(team, SLEEPERS, -1)
+    enough, other, where = team[ENOUGH], team[OTHERS], team[WHERE]
     spins = 0
     while True:
         word = read(member, WORD)
         if word == GO:
             call_job(member[JOB], member[JOB_PART], member[JOB_PARTS], member[ARGUMENT])
+            if where != 0:
+                write(member, CORE, core(where))
             write(member, WORD, DONE)
             spins = 0
         elif word == STOPPED:
             return STOPPED
-        elif word != AWAKE or (spins < team[ENOUGH] + YIELDS and not in_the_way(team, member)):
-            wait(spins, team[ENOUGH], team[OTHERS])
-            spins += 1
+        elif word != AWAKE or (spins < enough + YIELDS and not near_caller(spins, team, member)):
+            wait(spins, enough, other)
+            if spins < enough or read(team, BUSY) == 0:
+                spins += 1
         else:
             add(team, SLEEPERS, 1)
             if swap(member, WORD, AWAKE, ASLEEP):
@@ -299,7 +312,7 @@ class Team:
 
     def _all_asleep(self) -> None:
         """Begin: nobody has a thread."""
-        self._lines[SLEEPERS] = self.n - 1
+        self._lines[SLEEPERS], self._lines[BUSY] = self.n - 1, 0
         self._lines[LINE + WORD :: LINE] = ASLEEP
         self._lines[LINE + CORE :: LINE] = NOWHERE
         self._threads[:] = [None] * self.n
