@@ -156,14 +156,12 @@ def _serve(address: int, k: int) -> int:
     in_the_way(team, member)
     if swap(member, WORD, ASLEEP, AWAKE):
         add(team, SLEEPERS, -1)
-    enough, other, where = team[ENOUGH], team[OTHERS], team[WHERE]
+    enough, other = team[ENOUGH], team[OTHERS]
     spins = 0
     while True:
         word = read(member, WORD)
         if word == GO:
             call_job(member[JOB], member[JOB_PART], member[JOB_PARTS], member[ARGUMENT])
-            if where != 0:
-                write(member, CORE, core(where))
             write(member, WORD, DONE)
             spins = 0
         elif word == STOPPED:
