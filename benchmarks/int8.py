@@ -2,9 +2,10 @@
 
 Cells have seeded weights and read noise; Silero VAD and NSNet2 read 30 seconds of speech. A step is
 ``stream.step(x, out=y)`` from Python; onnxruntime's is its own dynamic quantisation of our float
-step graph (DynamicQuantizeLSTM; GRU has no int8 form there, its products have), with io-binding, on
-one thread. All take turns; medians. Errors are those over 10,000 frames, each model with its own
-states. dB is the ratio of the output's power to that of its error.
+step graph (DynamicQuantizeLSTM; GRU has no int8 form there, its products have), as an
+``OnnxStream``: io-binding, and some 4 us of checks and copies. One thread each. All take turns;
+medians. Errors are those over 10,000 frames, each model with its own states. dB is the ratio of the
+output's power to that of its error.
 
 ``python benchmarks/int8.py`` writes ``int8.md`` and ``int8.json`` to benchmarks/results; with
 ``--only WORD`` it measures the models whose name holds the word, and keeps the others' results.
