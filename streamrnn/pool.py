@@ -11,10 +11,11 @@ import numpy.typing as npt
 from .errors import ConfigError, FrameError, NonFiniteError, StreamError
 from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Shape, describe
+from .helpers import Helpers
 from .kernels import pool as loop
 from .kernels.pool import ADVANCE, CHECK, SLOT_BITS, pool_job
 from .kernels.tape import MISMATCH, NONFINITE, ROW
-from .kernels.team import Team, check_threads
+from .kernels.team import check_threads
 from .program import LINE, aligned, whole
 from .stream import POLICIES, BaseStream, Result, check_policy
 
@@ -106,8 +107,10 @@ class Pool:
         plan[loop.POLICY] = POLICIES[on_nonfinite]
         plan[loop.HELD] = self._held
         self._check, self._advance = CHECK.compiled, ADVANCE.compiled
-        self._team = Team.of(self.threads) if self.threads > 1 else None
-        self._job = int(pool_job().address) if self._team else 0
+        self._helpers: Helpers | None = None
+        if self.threads > 1:
+            job, address = int(pool_job().address), int(plan.ctypes.data)
+            self._helpers = Helpers(self.threads, job, address)
         # The shapes of a row, where there is one input, of float32, and one output.
         one = len(program.inputs) == len(program.outputs) == 1
         plain = one and program.inputs[0].dtype == "float32"
@@ -346,13 +349,13 @@ class Pool:
         wrong = self._check(plan, ids, x, y, due)
         if wrong:
             self._refuse(wrong, ids)
-        if self._team is None or len(ids) <= self._plan[loop.GROUP]:
+        if self._helpers is None or len(ids) <= self._plan[loop.GROUP]:
             self._advance(plan, ids, x, y, due)
             return
         self._plan[loop.IDS], self._plan[loop.COUNT] = ids.ctypes.data, len(ids)
         self._plan[loop.X], self._plan[loop.Y] = x.ctypes.data, y.ctypes.data
         self._plan[loop.DUE], self._plan[loop.NEXT] = due.ctypes.data, 0
-        self._team.run(self._job, plan)
+        self._helpers.run()
 
     def _refuse(self, wrong: int, ids: Ids) -> NoReturn:
         assert wrong != MISMATCH

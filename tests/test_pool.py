@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import signal
+import sys
+import threading
+import time
 import tracemalloc
 from typing import Any
 
@@ -238,6 +243,73 @@ def _growth(call: Any) -> tuple[int, int]:
             tracemalloc.stop()
         rounds.append((after - before, peak - before))
     return min(kept for kept, _ in rounds), min(peak for _, peak in rounds)
+
+
+def test_helpers_start_when_needed_and_end_with_their_pool() -> None:
+    model = s.LSTM(8, 64, seed=0)
+    before = threading.active_count()
+    pool = model.pool(threads=3)
+    xs = np.zeros((pool.join(64 * 40).size, 8), F32)
+    assert threading.active_count() == before, "none is started before it is needed"
+    wanted = model.stream().step(xs[0])
+    for _ in range(3):
+        ys = pool.step(xs)
+        assert (ys == ys[0]).all()
+    pool.step(xs)
+    assert_same(ys[7], model.stream().run(xs[:3])[-1], "after three steps")
+    assert not np.array_equal(ys[0], wanted)
+    assert threading.active_count() == before + 2
+    del pool
+    gc.collect()
+    for _ in range(500):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_has_helpers_of_its_own() -> None:
+    model = s.LSTM(8, 16, seed=0)
+    pool = model.pool(threads=2)
+    xs = np.ones((pool.join(200).size, 8), F32)
+    pool.step(xs)
+    child = os.fork()
+    if child == 0:
+        right = (pool.step(xs) == model.stream().run(xs[:2])[-1]).all()
+        os._exit(0 if right else 1)
+    deadline = time.monotonic() + 30
+    ended, status = os.waitpid(child, os.WNOHANG)
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    assert ended
+    assert status == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal there ends the process")
+def test_an_interrupt_leaves_no_step_half_done() -> None:
+    model = s.LSTM(8, 32, seed=0)
+    pool = model.pool(threads=2)
+    xs = np.ones((pool.join(640).size, 8), F32)
+    interrupts = 0
+    for delay_s in np.linspace(0.0001, 0.004, 25):
+        timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            for _ in range(8):
+                pool.step(xs)
+            timer.join()
+        except KeyboardInterrupt:
+            interrupts += 1
+            timer.join()
+        assert len({pool[i].frames for i in pool}) == 1
+    assert interrupts > 0
+    frames = pool[int(pool.ids[0])].frames
+    wanted = model.stream().run(np.ones((frames + 1, 8), F32))[-1]
+    assert_same(pool.step(xs)[639], wanted, "the next step")
 
 
 def test_streams_leave_and_their_ids_with_them() -> None:

@@ -172,7 +172,7 @@ def _advance_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> None
 
 
 def _pool_job(part: int, parts: int, plan_address: int) -> None:
-    """A member's work: the next group that nobody has taken yet, until there is none."""
+    """A thread's work: the next group that nobody has taken yet, until there is none."""
     plan = ints(plan_address)
     ids, due, count, group = ints(plan[IDS]), truths(plan[DUE]), plan[COUNT], plan[GROUP]
     begin = add(plan, NEXT, group)
@@ -205,7 +205,7 @@ been checked by ``CHECK``."""
 
 @functools.cache
 def pool_job() -> Any:
-    """Return the same as the job of a team; the arrays' addresses are in the plan."""
+    """Return the same as a job of several threads; the arrays' addresses are in the plan."""
     entry: Any = CFunc(_pool_job, ((types.int64,) * 3, types.void), {}, dict(_OPTIONS))
     entry._cache = KernelCache(_pool_job)
     entry.compile()
