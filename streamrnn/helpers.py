@@ -101,7 +101,5 @@ def _help(
 def _end(over: list[bool], waiting: list[Any]) -> None:
     over.append(True)
     for go in waiting:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # a child process: its thread was at work at the fork
+        with contextlib.suppress(RuntimeError):  # in a child: at work at the fork
             go.release()
