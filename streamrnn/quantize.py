@@ -23,7 +23,7 @@ from .graph import Graph, Node, Value, describe
 from .layer import Layer, Model
 from .narrow import beyond
 from .ops import REGISTRY, Op
-from .ops.int8_product import int8_rows, scale_name
+from .ops.int8_product import int8_weights
 from .rewrite import fold_batch_norm
 
 __all__ = ["MODES", "compare", "quantized"]
@@ -36,6 +36,8 @@ MIN_WEIGHTS = 1024
 nothing."""
 MIN_SNR_DB = 20.0
 """An op whose rounding alone brings the outputs closer to their error than this stays float32."""
+MAX_MOMENTS = 8192
+"""Matrices with more inputs are rounded number by number: moments would take over half a GiB."""
 CHUNK = 128
 """Steps that are compared at once."""
 
@@ -46,7 +48,7 @@ def quantized(
     calibration: Any = None,
     keep: Sequence[str] = (),
     min_snr_db: float = MIN_SNR_DB,
-    convolutions: bool = False,
+    convolutions: bool | None = None,
 ) -> Model:
     """Return a model with quantised weights; see :meth:`Layer.quantize`.
 
@@ -89,7 +91,9 @@ def quantized(
         if any(call.name in keep for call in (node, *others)):
             kept[node.name] = "as asked"
         else:
-            form, reason = _narrow(node, mode) if mode != "int8" else _int8(node.op, convolutions)
+            form, reason = _narrow(node, mode) if mode != "int8" else _int8(node.op)
+            if not reason and hasattr(form, "convolution"):
+                reason = _convolution(convolutions, calibration is not None)
             if form is not None and size < MIN_WEIGHTS:
                 reason = f"{size} weights: below {MIN_WEIGHTS} nothing is gained"
             if form is None or reason:
@@ -101,11 +105,21 @@ def quantized(
         recordings = _recordings(layer, calibration)
         moments = _moments(graph, calls, chosen, recordings)
         wanted = [_outputs(layer, xs) for xs in recordings]
-        for name in list(chosen):
+        snr_db = {}
+        for name in chosen:
             alone = _rebuilt(graph, {name: chosen[name]}, moments, {})
-            snr_db = _snr_db(wanted, [_outputs(alone, xs) for xs in recordings])
-            if snr_db < min_snr_db:
-                kept[name] = f"its rounding alone leaves {snr_db:.1f} dB, below {min_snr_db:g}"
+            snr_db[name] = _snr_db(wanted, [_outputs(alone, xs) for xs in recordings])
+        optional = [n for n in chosen if hasattr(chosen[n], "convolution") and not convolutions]
+        worst_db = min((snr_db[n] for n in chosen if n not in optional), default=math.inf)
+        for name, least_db in snr_db.items():
+            if least_db < min_snr_db:
+                kept[name] = f"its rounding alone leaves {least_db:.1f} dB, below {min_snr_db:g}"
+            elif name in optional and least_db < worst_db:
+                kept[name] = (
+                    f"a convolution: its rounding alone leaves {least_db:.1f} dB, that of any "
+                    f"other op more; rounded only with convolutions=True"
+                )
+            if name in kept:
                 del chosen[name]
     if not chosen:
         reasons = "".join(f"; {name}: {why}" for name, why in kept.items())
@@ -120,15 +134,20 @@ Form = type[Op] | str
 """What an op becomes: an op of another kind, or itself with another storage."""
 
 
-def _int8(op: Op, convolutions: bool) -> tuple[Form | None, str]:
+def _int8(op: Op) -> tuple[Form | None, str]:
     """Return the op with int8 weights that replaces an op, if any, and why it shall not."""
     kinds = (kind for kind in REGISTRY.values() if hasattr(kind, "replaces"))
     form = next((kind for kind in kinds if kind.replaces.__name__ == type(op).__name__), None)
     if form is None:
         return None, f"{type(op).__name__} has no int8 form"
-    if hasattr(form, "convolution") and not convolutions:
-        return form, "a convolution: rounded only with convolutions=True, see there"
     return form, form.lacks(op) if hasattr(form, "lacks") else ""
+
+
+def _convolution(wanted: bool | None, calibrated: bool) -> str:
+    """Return why a convolution stays float32, if that is known before its cost is measured."""
+    if wanted or (wanted is None and calibrated):
+        return ""
+    return "a convolution: rounded only with a calibration, or convolutions=True"
 
 
 def _narrow(node: Node, storage: str) -> tuple[Form | None, str]:
@@ -166,23 +185,26 @@ def _moments(
     chosen: Mapping[str, Any],
     recordings: Sequence[tuple[Array, ...]],
 ) -> dict[str, Array]:
-    """Return, for each matrix (O, K) by its name in the model, the sum of x x^T over its inputs."""
-    found: dict[int, Array] = {}
+    """Return, for each matrix (O, …) by its name in the model, the sum of x x^T over its inputs."""
+    found: dict[tuple[int, int, int | None], Array] = {}
     made: dict[str, Array] = {}
     for nodes in calls:
         name = nodes[0].name
         for node in nodes if name in chosen else ():
             for own, w in node.op.weights.items():
-                if w.ndim != 2:
+                inputs = math.prod(w.shape[1:])
+                if w.ndim == 1 or inputs > MAX_MOMENTS:
                     continue
                 form: Any = chosen[name]  # with int8 weights
                 value = form.multiplies(own, node)
-                if id(value) not in found:
-                    rows = _seen(graph, value, recordings).astype(np.float64)
-                    rows = rows.reshape(-1, value.shape[-1])
-                    found[id(value)] = rows.T @ rows
+                key = id(value), inputs, id(node) if w.ndim > 2 else None
+                if key not in found:
+                    frames = _seen(graph, value, recordings).astype(np.float64)
+                    rows = form.rows(node.op, frames) if w.ndim > 2 else frames
+                    rows = rows.reshape(-1, inputs)
+                    found[key] = rows.T @ rows
                 full = nodes[0].full(own)
-                made[full] = made[full] + found[id(value)] if full in made else found[id(value)]
+                made[full] = made[full] + found[key] if full in made else found[key]
     return made
 
 
@@ -234,16 +256,12 @@ def _again(node: Node, form: Form | None, moments: Mapping[str, Array]) -> Op:
     op = node.op
     kind = type(op) if form is None or isinstance(form, str) else form
     made = kind(**op.config(), name=node.name)
-    weights = {}
-    for own, w in op.weights.items():
-        if kind is not type(op) and w.ndim > 1:
-            rounded, scale = int8_rows(w, moments.get(node.full(own)))
-            weights[f"{own}_int8"], weights[scale_name(own)] = rounded, scale
-        else:
-            weights[own] = w
-    made.weights = weights
     if kind is type(op):
+        made.weights = dict(op.weights)
         made.storage = form if isinstance(form, str) else op.storage
+    else:
+        known = {own: moments[full] for own in op.weights if (full := node.full(own)) in moments}
+        made.weights = getattr(kind, "rounded", int8_weights)(op.weights, known)
     made.initial_state = op.initial_state
     return made
 

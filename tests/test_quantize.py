@@ -120,6 +120,46 @@ def test_convolutions_are_rounded_when_asked() -> None:
     assert compare(model, made, xs, 200).errors("y")[200]["snr_db"] > 25
 
 
+def spectrum_model() -> tuple[sr.Model, np.ndarray]:
+    """Return a model of frames whose channels are of very unlike strength, and such frames."""
+    x = sr.Input((30, 4))
+    y = sr.ReLU()(sr.FrameConv1d(30, 24, 3, padding=1, stride=2, name="unlike")(x))
+    model = trained(sr.Model(x, sr.GRU(48, 40, name="gru")(sr.Flatten()(y))))
+    strength = np.logspace(2, -2, 30, dtype=np.float32)
+    node = next(node for node in model.graph().nodes if node.name == "unlike")
+    node.op.weights = {
+        **node.op.weights,
+        "weight": node.op.weights["weight"] / strength[:, None],
+    }
+    return model, frames(300, 120).reshape(300, 30, 4) * strength[:, None]
+
+
+def test_channels_of_unlike_strength_are_made_even() -> None:
+    """Each channel counts as much as the others, and the loudest is 10,000 times as strong."""
+    model, xs = spectrum_model()
+    loss_db = {}
+    for calibration in (None, xs):
+        made = model.quantize("int8", convolutions=True, calibration=calibration, keep=["gru"])
+        assert list(made.metadata["quantization"]["quantised"]) == ["unlike"]
+        loss_db[calibration is None] = compare(model, made, xs, 300).errors("y")[300]["snr_db"]
+    assert loss_db[True] < 15
+    assert loss_db[False] > 40
+
+
+@pytest.mark.parametrize("share", [0.01, 10.0])
+def test_convolutions_that_cost_no_more_than_cells_are_rounded_unasked(share: float) -> None:
+    x = sr.Input((30, 4))
+    conv = sr.FrameConv1d(30, 12, 3, padding=1, name="conv", seed=0)
+    conv.weights = {name: share * w for name, w in conv.weights.items()}
+    y = sr.Concat()(sr.Flatten()(conv(x)), sr.GRU(120, 40, name="gru", seed=1)(sr.Flatten()(x)))
+    model, xs = sr.Model(x, y), frames(300, 120).reshape(300, 30, 4)
+    notes = model.quantize("int8", calibration=xs).metadata["quantization"]
+    assert set(notes["quantised"]) == ({"gru", "conv"} if share < 1 else {"gru"})
+    assert share < 1 or "that of any other op more" in notes["kept"]["conv"]
+    notes = model.quantize("int8", calibration=xs, convolutions=False).metadata["quantization"]
+    assert "convolutions=True" in notes["kept"]["conv"]
+
+
 @pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2}, {"kernel_size": 40_000}])
 def test_a_convolution_without_an_int8_form_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="Int8FrameConv1d"):

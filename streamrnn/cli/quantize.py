@@ -38,11 +38,13 @@ def quantize(
         list[str] | None, typer.Option(help="An op that shall stay float32, by its name.")
     ] = None,
     convolutions: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--convolutions", help="Round convolutions inside a frame too: they lose more."
+            "--convolutions/--no-convolutions",
+            help="Round convolutions inside a frame, or none. Default: with a calibration those "
+            "that cost no more than other ops.",
         ),
-    ] = False,
+    ] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Frames over which both models are compared.")
     ] = 10_000,

@@ -140,8 +140,11 @@ class FrameConv1d(Op):
         return shapes | ({"bias": (self.out_channels,)} if self.bias else {})
 
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
-        fan_in = self.in_channels // self.groups * self.kernel_size
-        return uniform(shape, 1 / math.sqrt(fan_in), rng)
+        return uniform(shape, 1 / math.sqrt(self.fan_in()), rng)
+
+    def fan_in(self) -> int:
+        """Return how many numbers a sum has."""
+        return self.in_channels // self.groups * self.kernel_size
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != self.in_channels:

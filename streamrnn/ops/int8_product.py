@@ -11,6 +11,7 @@ one keeps all its levels. The sum is exact.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +25,67 @@ if TYPE_CHECKING:
     from ..program import Location, Lowering
     from .recorder import Recorder
 
-__all__ = ["int8_initial", "int8_rows", "product", "room_for_bytes", "scale_name", "write_product"]
+__all__ = [
+    "even_gain",
+    "int8_initial",
+    "int8_rows",
+    "int8_weights",
+    "product",
+    "room_for_bytes",
+    "scale_name",
+    "write_product",
+]
 
 
 def scale_name(weight: str) -> str:
     """Return what the scales of a weight are called: ``scale_ih`` for ``weight_ih``."""
     return f"scale_{weight.removeprefix('weight_')}"
+
+
+def int8_weights(weights: Mapping[str, Array], moments: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the weights of an op with its matrices, (O, …), as int8 rows and their scales.
+
+    Parameters
+    ----------
+    weights : mapping of str to float32 arrays
+        Those of the float op; vectors stay as they are.
+    moments : mapping of str to float64 arrays (K, K)
+        Of what each matrix is multiplied with, where it is known; see :func:`int8_rows`.
+    """
+    made: dict[str, Array] = {}
+    for name, w in weights.items():
+        if w.ndim == 1:
+            made[name] = w
+            continue
+        rows, made[scale_name(name)] = int8_rows(w.reshape(len(w), -1), moments.get(name))
+        made[f"{name}_int8"] = rows.reshape(w.shape)
+    return made
+
+
+LOUDEST = 1e4
+"""Gains differ at most by this."""
+
+
+def even_gain(power: Array, largest: Array) -> Array:
+    """Return the gain of each channel, float32 (C,) up to 1, which its weights shall undo.
+
+    It falls with ``sqrt(rms / largest)``: what it multiplies, and the weights divided by it, become
+    equally even. Xiao et al., "SmoothQuant", 2023, equation 4 with alpha = 0.5, and the RMS where
+    they have the maximum.
+
+    Parameters
+    ----------
+    power : float64 [shape=(C,)]
+        The sum of the squares of each channel.
+    largest : float32 [shape=(C,)]
+        The largest magnitude among its weights.
+    """
+    strength = np.sqrt(np.sqrt(power) / np.maximum(largest, np.finfo(np.float32).tiny))
+    if not strength.any():
+        return np.ones(len(power), np.float32)
+    strength[power == 0] = strength.max()  # it may move later, and shall not drown the others then
+    strength = np.maximum(strength, strength.max() / LOUDEST)
+    return np.asarray(strength.min() / strength, np.float32)
 
 
 DAMPING = 0.01
