@@ -28,8 +28,11 @@ from .simd import (
     as_ints,
     at,
     dot4,
+    hmax,
+    hmin,
     hsum,
     lanes,
+    leading,
     load,
     no_sum,
     splat,
@@ -58,10 +61,9 @@ MAX_INPUTS = 65_000
 def row_floats(inputs: int, width: int) -> int:
     """Return the float32 numbers of scratch that ``int8_affine`` needs for a row.
 
-    They are scale and zero point, in a vector of ``width`` lanes, and the bytes; before these are
-    there, `value_range` uses two vectors.
+    They are scale and zero point, in a vector of ``width`` lanes, and the bytes, in whole vectors.
     """
-    return width + max(-(-inputs // width) * width // 4, 2 * width)
+    return width + -(-inputs // width) * width // 4
 
 
 def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float32]:
@@ -78,33 +80,24 @@ def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float
 
 
 @helper
-def value_range(x: Any, n: int, spare: Any) -> Any:
+def value_range(x: Any, n: int) -> Any:
     """Return scale and zero point with which ``x[:n]`` fits into uint8, zero included exactly.
 
     Operator DynamicQuantizeLinear of ONNX: ``scale = (max(x, 0) - min(x, 0)) / 255`` and
     ``zero = round(-min(x, 0) / scale)``; a scale of 1 where all is zero, as onnxruntime has it.
-    The scale is NaN if not all of x is finite. ``spare`` has room for two vectors.
+    The scale is NaN if not all of x is finite. Whole vectors are read.
     """
-    L = lanes()
-    whole = n - n % L
     lows, highs, odd = splat(0.0), splat(0.0), splat(0.0)
-    for i in range(0, whole, L):
-        lows, highs = vmin(load(x, i), lows), vmax(load(x, i), highs)
-        odd = odd + (load(x, i) - load(x, i))  # zero, or NaN
-    store(spare, 0, lows)
-    store(spare, L, highs)
-    low = high = np.float32(0.0)
-    wrong = hsum(odd)
-    for i in range(L):
-        low, high = min(low, spare[i]), max(high, spare[L + i])
-    for i in range(whole, n):
-        low, high = min(low, x[i]), max(high, x[i])
-        wrong += x[i] - x[i]
+    for i in range(0, n, lanes()):
+        part = leading(load(x, i), n - i)
+        lows, highs = vmin(part, lows), vmax(part, highs)
+        odd = odd + (part - part)  # zero, or NaN
+    low, high = hmin(lows), hmax(highs)
     scale = (high - low) / np.float32(255.0)
     if low == high:
         scale = np.float32(1.0)
     zero = np.float32(np.rint(min(max(-low / scale, np.float32(0.0)), np.float32(255.0))))
-    return scale + wrong, zero
+    return scale + hsum(odd), zero
 
 
 @helper
@@ -311,7 +304,7 @@ def int8_affine(
     L = lanes()
     for r in range(rows):
         row = at(bytes_, r * bytes_step)
-        scale, zero = value_range(at(x, r * x_step), K, at(row, L))
+        scale, zero = value_range(at(x, r * x_step), K)
         quantize(at(x, r * x_step), K, scale, zero, as_bytes(at(row, L)))
         row[0], row[1] = scale, zero
     q = as_bytes(at(bytes_, L))

@@ -46,10 +46,13 @@ __all__ = [
     "exponent",
     "floats",
     "fma",
+    "hmax",
+    "hmin",
     "host",
     "hsum",
     "ints",
     "lanes",
+    "leading",
     "load",
     "mantissa",
     "no_sum",
@@ -576,27 +579,59 @@ def within_quarter(typing_context: Any, x: Any) -> Any:
     return x(x), codegen
 
 
+def _folded(combine: Callable[[Any, Any, Any], Any]) -> Any:
+    """Make an operation that folds a vector: halves are combined until one value is left."""
+
+    @operation
+    def function(typing_context: Any, x: Any) -> Any:
+        if not isinstance(x, VectorType):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value, width = args[0], sig.args[0].width
+            while width > 1:
+                width //= 2
+                undefined = ir.Constant(value.type, ir.Undefined)
+                picks = ir.VectorType(_I32, width)
+                low, high = (
+                    builder.shuffle_vector(value, undefined, ir.Constant(picks, list(lanes)))
+                    for lanes in (range(width), range(width, 2 * width))
+                )
+                value = combine(builder, low, high)
+            return builder.extract_element(value, ir.Constant(_I32, 0))
+
+        return types.float32(x), codegen
+
+    return function
+
+
+def _lower(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def _higher(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+hsum = _folded(lambda builder, a, b: builder.fadd(a, b))
+# Of lanes that hold no NaN.
+hmin, hmax = _folded(_lower), _folded(_higher)
+
+
 @operation
-def hsum(typing_context: Any, x: Any) -> Any:
-    """Sum of the lanes: halves are added to each other until one value is left."""
+def leading(typing_context: Any, x: Any, n: Any) -> Any:
+    """Return x with zeros in the place of all but its first n lanes."""
     if not isinstance(x, VectorType):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, width = args[0], sig.args[0].width
-        while width > 1:
-            width //= 2
-            undefined = ir.Constant(value.type, ir.Undefined)
-            picks = ir.VectorType(_I32, width)
-            low = ir.Constant(picks, list(range(width)))
-            high = ir.Constant(picks, list(range(width, 2 * width)))
-            value = builder.fadd(
-                builder.shuffle_vector(value, undefined, low),
-                builder.shuffle_vector(value, undefined, high),
-            )
-        return builder.extract_element(value, ir.Constant(_I32, 0))
+        width = sig.args[0].width
+        kind = ir.IntType(64)
+        place = ir.Constant(ir.VectorType(kind, width), list(range(width)))
+        inside = builder.icmp_signed("<", place, _splat(builder, width, args[1]))
+        return builder.select(inside, args[0], _constant(width, 0.0, ir.FloatType()))
 
-    return types.float32(x), codegen
+    return x(x, types.intp), codegen
 
 
 def _bits(make: Callable[[Any, Any, int], Any]) -> Any:

@@ -32,12 +32,12 @@ __all__ = ["DynamicQuantize", "quantized"]
 
 @kernel
 def dynamic_quantize(
-    T: Frames, x: Scratch, x_step: Size, y: Scratch, y_step: Size, spare: Scratch, n: Size
+    T: Frames, x: Scratch, x_step: Size, y: Scratch, y_step: Size, n: Size
 ) -> None:
     """A frame of y is q[:n], scale, zero."""
     for t in range(T):
         frame, result = at(x, t * x_step), at(y, t * y_step)
-        scale, zero = value_range(frame, n, spare)
+        scale, zero = value_range(frame, n)
         divisor, offset = splat(scale), splat(zero)
         for i in range(0, n, lanes()):
             whole = vround(load(frame, i) / divisor) + offset
@@ -75,8 +75,7 @@ class DynamicQuantize(Op):
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
         y = tape.output()
-        spare = tape.temporary(0, fixed=2 * tape.lanes)
-        tape.emit(dynamic_quantize, x=xs[0], y=y, spare=spare, n=xs[0].size)
+        tape.emit(dynamic_quantize, x=xs[0], y=y, n=xs[0].size)
         return y
 
     def onnx(self, g: Recorder, *xs: str) -> str:

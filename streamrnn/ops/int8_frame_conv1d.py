@@ -73,7 +73,7 @@ def int8_frame_conv1d(
         frame, result = at(x, t * x_step), at(y, t * y_step)
         for i in range(0, C * L_in, lanes()):
             store(even, i, load(frame, i) * load(gain, i))
-        scale, zero = value_range(even, C * L_in, at(bytes_, lanes()))
+        scale, zero = value_range(even, C * L_in)
         for i in range(left * C):
             window[i] = 0.0
         for c in range(C):

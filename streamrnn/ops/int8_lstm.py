@@ -62,7 +62,7 @@ def int8_lstm(
     gates, q = at(shares, steps * 4 * P), as_bytes(at(bytes_, L))
     new_c = at(gates, 4 * P)
     for t in range(T):
-        scale, point = value_range(at(x, t * x_step), steps * I, at(bytes_, L))
+        scale, point = value_range(at(x, t * x_step), steps * I)
         for s in range(steps):
             quantize(at(x, t * x_step + s * I), I, scale, point, at(q, s * K))
         bytes_[0], bytes_[1] = scale, point
