@@ -24,7 +24,7 @@ from .errors import GraphError, StateError
 from .graph import Clock, Graph, Node, Shape, Value
 from .kernels.compile import prepare
 from .kernels.pool import ADVANCE, CHECK, EACH, HOW, MANY, TOGETHER
-from .kernels.product import pack
+from .kernels.product import SIDE, pack
 from .kernels.simd import host
 from .kernels.tape import LOOP, ROW, Kernel, number
 from .narrow import narrowed
@@ -171,9 +171,12 @@ class Lowering:
         return offset
 
     def matrix(self, weight: Array, gates: int = 1) -> int:
-        """Store a weight (gates * H, K) for ``affine``, each gate padded to whole vectors."""
-        padded = self.pad_gates(weight, gates)
-        return self.packed(pack(padded, self.lanes))
+        """Store a weight (gates * H, K) for ``affine``, its rows :meth:`by_units`.
+
+        As many vectors of outputs lie side by side as there are gates; 4, if there is but one.
+        """
+        rows = self.by_units(weight, gates)
+        return self.packed(pack(rows, self.lanes, gates if gates > 1 else SIDE))
 
     def packed(self, numbers: Array) -> int:
         """Store packed weights for a kernel's ``Matrix``, in the op's own storage."""
@@ -187,8 +190,18 @@ class Lowering:
         return offset
 
     def vector(self, values: Array, gates: int = 1) -> int:
-        """Store a vector (gates * H), each gate padded with zeros to whole vectors."""
-        return self.weight(self.pad_gates(values, gates))
+        """Store a vector (gates * H), :meth:`by_units`."""
+        return self.weight(self.by_units(values, gates))
+
+    def by_units(self, array: npt.NDArray[Any], gates: int) -> npt.NDArray[Any]:
+        """Return an array (gates * H, …) with the gates of a vector of units side by side.
+
+        That is ``[vector of units][gate][lane]``, the units padded by zeros to whole vectors.
+        """
+        padded = self.pad_gates(array, gates)
+        split = padded.reshape(gates, -1, self.lanes, *array.shape[1:])
+        units: npt.NDArray[Any] = split.swapaxes(0, 1)
+        return units.reshape(padded.shape)
 
     def pad_gates(self, array: npt.NDArray[Any], gates: int) -> npt.NDArray[Any]:
         """Return an array (gates * H, …) with each gate padded by zeros to whole vectors."""

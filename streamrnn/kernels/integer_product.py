@@ -9,10 +9,10 @@ with the sum in exact integers, so that no order of it matters. ``sum w q`` is m
 2**31 / (255 * 128). ``int8_affine`` is the same for rows of float32 numbers: each is first rounded
 to bytes in its own range.
 
-A product lies packed as ``[scales][sums of the weights of each output][bytes]``, the outputs padded
-to whole vectors. The bytes are packed by :func:`pack_bytes` as
-``[group of blocks][k / 4][block in the group][lane][4]`` with groups of 4, then 2, then 1 blocks of
-``lanes`` outputs, and K and the outputs padded by zeros.
+A product is packed by :func:`pack_product` as groups of 4, then 2, then 1 blocks of ``lanes``
+outputs (or of 3, for the three gates of a cell), each ``[scales][sums of the weights of each
+output][k / 4][block in the group][lane][4]``, K and the outputs padded by zeros. The groups from
+one on are a product of their own, :func:`product_floats` numbers further.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .product import _groups
+from .product import SIDE, groups
 from .simd import (
     as_bytes,
     as_ints,
@@ -48,8 +48,10 @@ from .tape import helper
 __all__ = [
     "MAX_INPUTS",
     "int8_affine",
+    "int8_row",
     "integer_affine",
-    "pack_bytes",
+    "pack_product",
+    "product_floats",
     "quantize",
     "row_floats",
     "value_range",
@@ -66,17 +68,33 @@ def row_floats(inputs: int, width: int) -> int:
     return width + -(-inputs // width) * width // 4
 
 
-def pack_bytes(weight: npt.NDArray[np.int8], width: int) -> npt.NDArray[np.float32]:
-    """Pack a weight int8 [shape=(O, K)] for vectors of ``width`` lanes; the bytes as float32."""
+def pack_product(
+    weight: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], width: int, side: int = SIDE
+) -> npt.NDArray[np.float32]:
+    """Pack a weight int8 (O, K) and the scales of its rows, for vectors of ``width`` lanes.
+
+    `side` vectors of outputs lie side by side. The bytes are given as float32.
+    """
     outputs, inputs = weight.shape
     blocks, quads = -(-outputs // width), -(-inputs // 4)
     padded = np.zeros((blocks * width, quads * 4), np.int8)
     padded[:outputs, :inputs] = weight
-    by_block = padded.view(np.int32).reshape(blocks, width, quads)
-    parts = [
-        by_block[first : first + n].transpose(2, 0, 1).reshape(-1) for first, n in _groups(blocks)
-    ]
-    return np.concatenate(parts).view(np.float32)
+    scales = np.zeros(blocks * width, np.float32)
+    scales[:outputs] = scale
+    sums = padded.sum(axis=1, dtype=np.int32).view(np.float32)
+    by_block = padded.view(np.float32).reshape(blocks, width, quads)
+    parts = []
+    for first, n in groups(blocks, side):
+        rows = slice(first * width, (first + n) * width)
+        in_order = by_block[first : first + n].transpose(2, 0, 1)
+        parts += [scales[rows], sums[rows], in_order.reshape(-1)]
+    return np.concatenate(parts)
+
+
+@helper
+def product_floats(O: int, K: int) -> int:
+    """Return how many float32 numbers O outputs, groups of whole vectors, take of a product."""
+    return O * (2 + (K + 3) // 4)
 
 
 @helper
@@ -121,15 +139,7 @@ def finish(a: Any, b: Any, sums: Any, o: int, level: Any, scales: Any, start: An
 
 @helper
 def four_blocks(
-    q: Any,
-    quads: int,
-    group: Any,
-    sums: Any,
-    o: int,
-    level: Any,
-    scales: Any,
-    start: Any,
-    y: Any,
+    q: Any, quads: int, group: Any, sums: Any, level: Any, scales: Any, start: Any, y: Any
 ) -> None:
     """Four vectors of outputs for one row."""
     L = lanes()
@@ -152,10 +162,37 @@ def four_blocks(
         a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
         a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
         a3 = dot4(a3, group, i + 12 * L, q, 4 * k)
-    finish(a0, b0, sums, o, level, scales, start, y)
-    finish(a1, b1, sums, o + L, level, scales, start, y)
-    finish(a2, b2, sums, o + 2 * L, level, scales, start, y)
-    finish(a3, b3, sums, o + 3 * L, level, scales, start, y)
+    finish(a0, b0, sums, 0, level, scales, start, y)
+    finish(a1, b1, sums, L, level, scales, start, y)
+    finish(a2, b2, sums, 2 * L, level, scales, start, y)
+    finish(a3, b3, sums, 3 * L, level, scales, start, y)
+
+
+@helper
+def three_blocks(
+    q: Any, quads: int, group: Any, sums: Any, level: Any, scales: Any, start: Any, y: Any
+) -> None:
+    """Three vectors of outputs for one row."""
+    L = lanes()
+    a0 = a1 = a2 = no_sum()
+    b0 = b1 = b2 = no_sum()
+    i = k = 0
+    while k + 2 <= quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+        a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+        b0 = dot4(b0, group, i + 12 * L, q, 4 * k + 4)
+        b1 = dot4(b1, group, i + 16 * L, q, 4 * k + 4)
+        b2 = dot4(b2, group, i + 20 * L, q, 4 * k + 4)
+        i += 24 * L
+        k += 2
+    if k < quads:
+        a0 = dot4(a0, group, i, q, 4 * k)
+        a1 = dot4(a1, group, i + 4 * L, q, 4 * k)
+        a2 = dot4(a2, group, i + 8 * L, q, 4 * k)
+    finish(a0, b0, sums, 0, level, scales, start, y)
+    finish(a1, b1, sums, L, level, scales, start, y)
+    finish(a2, b2, sums, 2 * L, level, scales, start, y)
 
 
 @helper
@@ -219,6 +256,7 @@ def integer_affine(
     y_step: int,
     w: Any,
     O: int,
+    side: int = SIDE,
 ) -> None:
     """Multiply rows of bytes by a packed product; see the module's text.
 
@@ -234,22 +272,22 @@ def integer_affine(
     start, start_step, y, y_step
         What the results are added to (it may be `y`; a step of 0 is one for all rows), and the
         results in whole vectors.
-    w, O
-        Packed product, and its outputs.
+    w, O, side
+        Packed product, its outputs, and how many blocks of them lie side by side.
     """
     L = lanes()
     quads, blocks = (K + 3) // 4, (O + L - 1) // L
-    P = blocks * L
-    scales, sums, weights = w, as_ints(at(w, P)), as_bytes(at(w, 2 * P))
     first = 0
     while first < blocks:
         left = blocks - first
-        width = 4 if left >= 4 else 2 if left >= 2 else 1
-        group, o = at(weights, first * quads * 4 * L), first * L
+        width = side if left >= side else 2 if left >= 2 else 1
+        o, P = first * L, width * L
+        scales = at(w, product_floats(o, K))
+        sums, group = as_ints(at(scales, P)), as_bytes(at(scales, 2 * P))
         r = 0
         while r < rows:
             row, level = at(q, r * q_step), at(levels, r * level_step)
-            begin, result = at(start, r * start_step), at(y, r * y_step)
+            begin, result = at(start, r * start_step + o), at(y, r * y_step + o)
             if r + 4 <= rows:
                 for b in range(width):
                     four_rows(
@@ -259,7 +297,7 @@ def integer_affine(
                         at(group, b * 4 * L),
                         width * 4 * L,
                         sums,
-                        o + b * L,
+                        b * L,
                         level,
                         level_step,
                         scales,
@@ -270,15 +308,25 @@ def integer_affine(
                     )
                 r += 3
             elif width == 4:
-                four_blocks(row, quads, group, sums, o, level, scales, begin, result)
+                four_blocks(row, quads, group, sums, level, scales, begin, result)
+            elif width == 3:
+                three_blocks(row, quads, group, sums, level, scales, begin, result)
             else:
                 for b in range(width):
                     total = no_sum()
                     for k in range(quads):
                         total = dot4(total, group, (k * width + b) * 4 * L, row, 4 * k)
-                    finish(total, no_sum(), sums, o + b * L, level, scales, begin, result)
+                    finish(total, no_sum(), sums, b * L, level, scales, begin, result)
             r += 1
         first += width
+
+
+@helper
+def int8_row(x: Any, K: int, row: Any) -> None:
+    """Round ``x[:K]`` in its own range; ``row`` takes scale and zero point, then the bytes."""
+    scale, zero = value_range(x, K)
+    quantize(x, K, scale, zero, as_bytes(at(row, lanes())))
+    row[0], row[1] = scale, zero
 
 
 @helper
@@ -295,19 +343,14 @@ def int8_affine(
     y_step: int,
     w: Any,
     O: int,
+    side: int = SIDE,
 ) -> None:
     """``integer_affine`` of rows of float32 numbers, each rounded to bytes in its own range.
 
     Row r is ``x[r * x_step:][:K]``; ``bytes_`` takes, from ``bytes_[r * bytes_step]`` on, scale,
     zero point and bytes of each: :func:`row_floats` numbers.
     """
-    L = lanes()
     for r in range(rows):
-        row = at(bytes_, r * bytes_step)
-        scale, zero = value_range(at(x, r * x_step), K)
-        quantize(at(x, r * x_step), K, scale, zero, as_bytes(at(row, L)))
-        row[0], row[1] = scale, zero
-    q = as_bytes(at(bytes_, L))
-    integer_affine(
-        rows, bytes_, bytes_step, q, 4 * bytes_step, K, start, start_step, y, y_step, w, O
-    )
+        int8_row(at(x, r * x_step), K, at(bytes_, r * bytes_step))
+    q, step = as_bytes(at(bytes_, lanes())), 4 * bytes_step
+    integer_affine(rows, bytes_, bytes_step, q, step, K, start, start_step, y, y_step, w, O, side)

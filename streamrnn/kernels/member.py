@@ -14,20 +14,26 @@ from __future__ import annotations
 from typing import Any
 
 from .atomic import add, give_way, is_alone, pause, read
-from .product import affine
+from .product import SIDE, affine
 from .simd import at, ints, lanes
 from .tape import copy, helper
 
-__all__ = ["LINE", "copy_share", "leads", "meet", "share", "share_affine", "share_outputs"]
+__all__ = [
+    "LINE",
+    "copy_share",
+    "leads",
+    "meet",
+    "share",
+    "share_affine",
+    "share_outputs",
+    "share_units",
+]
 
 LINE = 16
 """Integers that are two cache lines: CPUs fetch lines in pairs."""
 
 # A member's card.
 PART, PARTS, MEETINGS, EXPECTED, GIVE_WAY, SPINS = range(6)
-
-GROUP = 4
-"""Vectors of outputs that lie side by side in a packed weight, see :mod:`.product`."""
 
 
 @helper
@@ -47,9 +53,16 @@ def share(me: Any, n: int) -> tuple[int, int]:
 @helper
 def share_outputs(me: Any, O: int) -> tuple[int, int]:
     """Return the first and the end of this member's outputs of a product with O of them."""
-    unit = GROUP * lanes()
+    unit = SIDE * lanes()
     first, stop = share(me, (O + unit - 1) // unit)
     return first * unit, min(stop * unit, O)
+
+
+@helper
+def share_units(me: Any, H: int) -> tuple[int, int]:
+    """Return the first and the end of this member's units of H, in whole vectors."""
+    first, stop = share(me, (H + lanes() - 1) // lanes())
+    return first * lanes(), stop * lanes()
 
 
 @helper

@@ -12,7 +12,8 @@ once, in storage order), or one vector of outputs for four frames (a block; each
 used four times).
 
 Weights are packed by :func:`pack` as ``[group of blocks][k][block in the group][lane]`` with groups
-of 4, then 2, then 1 blocks of ``lanes`` outputs.
+of 4, then 2, then 1 blocks of ``lanes`` outputs; or of 3, for the three gates of a cell. The groups
+from one on are a packed weight of their own, ``outputs before * inputs`` numbers further.
 """
 
 from __future__ import annotations
@@ -25,24 +26,27 @@ import numpy.typing as npt
 from .simd import at, fma, host, lanes, load, prefetch, splat, store
 from .tape import helper
 
-__all__ = ["affine", "pack"]
+__all__ = ["SIDE", "affine", "groups", "pack"]
 
 
-def _groups(blocks: int) -> list[tuple[int, int]]:
-    """Return (first block, blocks) of the groups into which ``blocks`` fall."""
-    whole = blocks - blocks % 4
-    groups = [(first, 4) for first in range(0, whole, 4)]
-    if blocks % 4 >= 2:
-        groups.append((whole, 2))
-    if blocks % 2:
-        groups.append((blocks - 1, 1))
-    return groups
+SIDE = 4
+"""Blocks of outputs that lie side by side, where nothing else is said."""
 
 
-def pack(weight: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+def groups(blocks: int, side: int = SIDE) -> list[tuple[int, int]]:
+    """Return (first block, blocks) of the groups that blocks fall into: of `side`, then 2, 1."""
+    found, first = [], 0
+    while first < blocks:
+        left = blocks - first
+        found.append((first, side if left >= side else 2 if left >= 2 else 1))
+        first += found[-1][1]
+    return found
+
+
+def pack(weight: npt.NDArray[np.float32], width: int, side: int = SIDE) -> npt.NDArray[np.float32]:
     """Pack a weight of shape (O, K) for :func:`affine`, for vectors of ``width`` lanes.
 
-    Outputs are padded with zeros to a whole number of vectors.
+    Outputs are padded with zeros to a whole number of vectors, of which `side` lie side by side.
     """
     outputs, inputs = weight.shape
     blocks = -(-outputs // width)
@@ -50,7 +54,7 @@ def pack(weight: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]
         weight = np.concatenate([weight, np.zeros((-outputs % width, inputs), np.float32)])
     by_block = weight.reshape(blocks, width, inputs)
     packed = np.empty(blocks * width * inputs, np.float32)
-    for first, n in _groups(blocks):
+    for first, n in groups(blocks, side):
         begin, stop = (width * inputs * block for block in (first, first + n))
         group = packed[begin:stop].reshape(inputs, n, width)
         group[...] = by_block[first : first + n].transpose(2, 0, 1)
@@ -98,6 +102,35 @@ def _frame4(x: Any, taps: int, tap_step: int, n: int, start: Any, y: Any, w: Any
     store(y, L, a1 + b1)
     store(y, 2 * L, a2 + b2)
     store(y, 3 * L, a3 + b3)
+
+
+@helper
+def _frame3(x: Any, taps: int, tap_step: int, n: int, start: Any, y: Any, w: Any) -> None:
+    """Three vectors of outputs for one frame."""
+    L = lanes()
+    a0, a1, a2 = load(start, 0), load(start, L), load(start, 2 * L)
+    b0 = b1 = b2 = splat(0.0)
+    i = 0
+    for tap in range(taps):
+        frame = at(x, tap * tap_step)
+        for k in range(0, n - 1, 2):
+            even, odd = splat(frame[k]), splat(frame[k + 1])
+            a0 = fma(load(w, i), even, a0)
+            a1 = fma(load(w, i + L), even, a1)
+            a2 = fma(load(w, i + 2 * L), even, a2)
+            b0 = fma(load(w, i + 3 * L), odd, b0)
+            b1 = fma(load(w, i + 4 * L), odd, b1)
+            b2 = fma(load(w, i + 5 * L), odd, b2)
+            i += 6 * L
+        if n % 2:
+            even = splat(frame[n - 1])
+            a0 = fma(load(w, i), even, a0)
+            a1 = fma(load(w, i + L), even, a1)
+            a2 = fma(load(w, i + 2 * L), even, a2)
+            i += 3 * L
+    store(y, 0, a0 + b0)
+    store(y, L, a1 + b1)
+    store(y, 2 * L, a2 + b2)
 
 
 @helper
@@ -204,6 +237,7 @@ def affine(
     y_step: int,
     w: Any,
     O: int,
+    side: int = SIDE,
 ) -> None:
     """Multiply T frames by a packed weight; see the module's text.
 
@@ -218,8 +252,8 @@ def affine(
         It may be `y` itself.
     y, y_step
         Outputs of frame t, in whole vectors, from ``y[t * y_step]``.
-    w, O
-        Packed weight, and its outputs.
+    w, O, side
+        Packed weight, its outputs, and how many blocks of them lie side by side.
     """
     L = lanes()
     blocks = (O + L - 1) // L
@@ -227,7 +261,7 @@ def affine(
     first = 0
     while first < blocks:
         left = blocks - first
-        width = 4 if left >= 4 else 2 if left >= 2 else 1
+        width = side if left >= side else 2 if left >= 2 else 1
         group = at(w, first * K * L)
         o = first * L
         t = 0
@@ -255,6 +289,8 @@ def affine(
             )
             if width == 4:
                 _frame4(frame, taps, tap_step, n, begin, result, group)
+            elif width == 3:
+                _frame3(frame, taps, tap_step, n, begin, result, group)
             elif width == 2:
                 _frame2(frame, taps, tap_step, n, begin, result, group)
             else:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
-from ..kernels.member import copy_share, meet, share, share_affine
+from ..kernels.member import copy_share, meet, share, share_affine, share_units
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
@@ -48,17 +48,13 @@ __all__ = ["GRU", "GRUCell"]
 
 
 @helper
-def gru_units(
-    gate: Pointer, before: Pointer, after: Pointer, hidden: Pointer, H: int, me: Member
-) -> None:
+def gru_units(gate: Pointer, before: Pointer, after: Pointer, hidden: Pointer, H: int) -> None:
     """``gate`` holds W_ih x + b_ih of r, z, n, and ``hidden`` W_hh h + b_hh."""
     L = lanes()
-    P = (H + L - 1) // L * L
-    first, stop = share(me, P // L)
-    for u in range(first * L, stop * L, L):
-        r = sigmoid(load(gate, u) + load(hidden, u))
-        z = sigmoid(load(gate, P + u) + load(hidden, P + u))
-        n = tanh(fma(r, load(hidden, 2 * P + u), load(gate, 2 * P + u)))
+    for u in range(0, H, L):
+        r = sigmoid(load(gate, 3 * u) + load(hidden, 3 * u))
+        z = sigmoid(load(gate, 3 * u + L) + load(hidden, 3 * u + L))
+        n = tanh(fma(r, load(hidden, 3 * u + 2 * L), load(gate, 3 * u + 2 * L)))
         store(after, u, flush(fma(z, load(before, u) - n, n)))
 
 
@@ -81,18 +77,25 @@ def gru_cell(
     H: Size,
     me: Member,
 ) -> None:
-    """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
+    """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame.
+
+    Units follow their sums at once: while they are computed, the next weights are on their way.
+    """
     L = lanes()
-    P = (H + L - 1) // L * L
-    share_affine(me, T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    first, stop = share_units(me, H)
+    mine = 3 * first
+    affine(
+        T, x, x_step, 1, 0, I, at(b_ih, mine), 0, at(gates, mine), gates_step,
+        at(w_ih, mine * I), 3 * (stop - first), 3,
+    )  # fmt: skip
     before = h
     for t in range(T):
-        if t > 0:
-            meet(me)
-        after = at(y, t * y_step)
-        share_affine(me, 1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        for u in range(first, stop, L):
+            sums, w = at(hidden, 3 * u), at(w_hh, 3 * u * H)
+            affine(1, before, 0, 1, 0, H, at(b_hh, 3 * u), 0, sums, 0, w, 3 * L, 3)
+            gru_units(at(gate, 3 * u), at(before, u), at(after, u), sums, L)
         meet(me)
-        gru_units(at(gates, t * gates_step), before, after, hidden, H, me)
         before = after
     if T > 0:
         copy_share(me, H, before, h)
@@ -123,12 +126,12 @@ def gru_cells(
     P = (H + L - 1) // L * L
     for t in range(T):
         copy(H, at(floats(streams[t]), h), at(y, t * y_step))
-    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
-    affine(T, y, y_step, 1, 0, H, b_hh, 0, shares, shares_step, w_hh, 3 * P)
+    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
+    affine(T, y, y_step, 1, 0, H, b_hh, 0, shares, shares_step, w_hh, 3 * P, 3)
     for t in range(T):
         state = at(y, t * y_step)
         hidden = at(shares, t * shares_step)
-        gru_units(at(gates, t * gates_step), state, state, hidden, H, alone())
+        gru_units(at(gates, t * gates_step), state, state, hidden, H)
         copy(H, state, at(floats(streams[t]), h))
 
 
@@ -154,11 +157,11 @@ def gru_step(
     """The bare step: the state comes with the frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    affine(T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
     for t in range(T):
         before = at(h, t * h_step)
-        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H, alone())
+        affine(1, before, 0, 1, 0, H, b_hh, 0, hidden, 0, w_hh, 3 * P, 3)
+        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H)
 
 
 @helper
@@ -367,7 +370,6 @@ class GRUCell(Cell):
             "y": y,
             "gates": tape.temporary(3 * tape.padded(H)),
             "h": tape.state("h") if own else xs[1],
-            "w_ih": tape.matrix(w["weight_ih"], 3),
             "I": self.input_size,
             "H": H,
             "work": 3 * H * (self.input_size + H),
@@ -378,6 +380,7 @@ class GRUCell(Cell):
                 **common,
                 hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
                 pool={"shares": tape.temporary(3 * tape.padded(H), pool=True)},
+                w_ih=tape.matrix(w["weight_ih"], 3),
                 w_hh=tape.matrix(w["weight_hh"], 3),
                 b_ih=tape.vector(w["bias_ih"], 3),
                 b_hh=tape.vector(w["bias_hh"], 3),
@@ -388,9 +391,10 @@ class GRUCell(Cell):
                 **common,
                 reset=tape.temporary(0, fixed=tape.padded(H)),
                 pool={"resets": tape.temporary(tape.padded(H), pool=True)},
-                w_rz=tape.matrix(w["weight_hh"][: 2 * H], 2),
+                w_ih=tape.matrix(tape.pad_gates(w["weight_ih"], 3)),
+                w_rz=tape.matrix(tape.pad_gates(w["weight_hh"][: 2 * H], 2)),
                 w_n=tape.matrix(w["weight_hh"][2 * H :]),
-                bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),
+                bias=tape.vector(tape.pad_gates(w["bias_ih"] + w["bias_hh"], 3)),
             )
         return y
 

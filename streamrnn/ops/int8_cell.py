@@ -87,10 +87,16 @@ class Int8Cell(Cell):
         )
         return w, scale, bias
 
-    def packed(self, tape: Lowering, which: str, gates: slice = slice(None)) -> int:
-        """Store the rows of some gates for ``int8_affine``."""
+    def packed(self, tape: Lowering, which: str) -> int:
+        """Store a weight for ``int8_affine``, the gates of a vector of units side by side."""
+        w, scale, _ = self._rows(self.weights, which, slice(None))
+        return byte_matrix(tape, w, scale, len(self.gates))
+
+    def apart(self, tape: Lowering, which: str, gates: slice = slice(None)) -> int:
+        """Store the rows of some gates for ``int8_affine``, one gate after the other."""
         w, scale, _ = self._rows(self.weights, which, gates)
-        return byte_matrix(tape, w, scale, len(self.gates[gates]))
+        n = len(self.gates[gates])
+        return byte_matrix(tape, tape.pad_gates(w, n), tape.pad_gates(scale, n))
 
     def onnx(self, g: Recorder, *xs: str) -> str:
         if len(xs) > 1:

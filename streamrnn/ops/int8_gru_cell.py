@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..kernels.atomic import alone
-from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, floats, lanes
+from ..kernels.integer_product import int8_affine, int8_row, integer_affine, product_floats
+from ..kernels.simd import as_bytes, at, floats, lanes
 from ..kernels.tape import (
     Frames,
     Place,
@@ -66,13 +66,16 @@ def int8_gru_cell(
 ) -> None:
     """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
     L = lanes()
-    P = (H + L - 1) // L * L
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    P, q = (H + L - 1) // L * L, as_bytes(at(bytes_, L))
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
     before = h
     for t in range(T):
-        after = at(y, t * y_step)
-        int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        gru_units(at(gates, t * gates_step), before, after, hidden, H, alone())
+        gate, after = at(gates, t * gates_step), at(y, t * y_step)
+        int8_row(before, H, bytes_)
+        for u in range(0, P, L):
+            sums, w = at(hidden, 3 * u), at(w_hh, product_floats(3 * u, H))
+            integer_affine(1, bytes_, 0, q, 0, H, at(b_hh, 3 * u), 0, sums, 0, w, 3 * L, 3)
+            gru_units(at(gate, 3 * u), at(before, u), at(after, u), sums, L)
         before = after
     if T > 0:
         copy(H, before, h)
@@ -105,12 +108,12 @@ def int8_gru_cells(
     P = (H + L - 1) // L * L
     for t in range(T):
         copy(H, at(floats(streams[t]), h), at(y, t * y_step))
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
-    int8_affine(T, y, y_step, H, bytes_, bytes__step, b_hh, 0, shares, shares_step, w_hh, 3 * P)
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
+    int8_affine(T, y, y_step, H, bytes_, bytes__step, b_hh, 0, shares, shares_step, w_hh, 3 * P, 3)
     for t in range(T):
         state = at(y, t * y_step)
         hidden = at(shares, t * shares_step)
-        gru_units(at(gates, t * gates_step), state, state, hidden, H, alone())
+        gru_units(at(gates, t * gates_step), state, state, hidden, H)
         copy(H, state, at(floats(streams[t]), h))
 
 
@@ -138,11 +141,11 @@ def int8_gru_step(
     """The bare step: the state comes with the frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P)
+    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
     for t in range(T):
         before = at(h, t * h_step)
-        int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P)
-        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H, alone())
+        int8_affine(1, before, 0, H, bytes_, 0, b_hh, 0, hidden, 0, w_hh, 3 * P, 3)
+        gru_units(at(gates, t * gates_step), before, at(y, t * y_step), hidden, H)
 
 
 @helper
@@ -319,7 +322,6 @@ class Int8GRUCell(Int8Cell, GRUCell):
             "gates": tape.temporary(3 * tape.padded(H)),
             "bytes_": room_for_bytes(tape, max(self.input_size, H)),
             "h": tape.state("h") if own else xs[1],
-            "w_ih": self.packed(tape, "ih"),
             "I": self.input_size,
             "H": H,
         }
@@ -329,6 +331,7 @@ class Int8GRUCell(Int8Cell, GRUCell):
                 **common,
                 hidden=tape.temporary(0, fixed=3 * tape.padded(H)),
                 pool={"shares": tape.temporary(3 * tape.padded(H), pool=True)},
+                w_ih=self.packed(tape, "ih"),
                 w_hh=self.packed(tape, "hh"),
                 b_ih=tape.vector(w["bias_ih"], 3),
                 b_hh=tape.vector(w["bias_hh"], 3),
@@ -339,9 +342,10 @@ class Int8GRUCell(Int8Cell, GRUCell):
                 **common,
                 reset=tape.temporary(0, fixed=tape.padded(H)),
                 pool={"resets": tape.temporary(tape.padded(H), pool=True)},
-                w_rz=self.packed(tape, "hh", RESET_UPDATE),
-                w_n=self.packed(tape, "hh", CANDIDATE),
-                bias=tape.vector(w["bias_ih"] + w["bias_hh"], 3),
+                w_ih=self.apart(tape, "ih"),
+                w_rz=self.apart(tape, "hh", RESET_UPDATE),
+                w_n=self.apart(tape, "hh", CANDIDATE),
+                bias=tape.vector(tape.pad_gates(w["bias_ih"] + w["bias_hh"], 3)),
             )
         return y
 

@@ -56,7 +56,7 @@ def int8_lstm(
     H: Size,
     steps: Size,
 ) -> None:
-    """``shares`` takes z for each step, then the state's share, gates padded, and c'."""
+    """``shares`` takes z for each step, then the state's share, and c'."""
     L = lanes()
     P, K = (H + L - 1) // L * L, (I + L - 1) // L * L
     gates, q = at(shares, steps * 4 * P), as_bytes(at(bytes_, L))
@@ -71,11 +71,11 @@ def int8_lstm(
         for s in range(steps):
             share, after = at(shares, s * 4 * P), at(y, t * y_step + s * H)
             int8_affine(1, before, 0, H, bytes_, 0, zeros, 0, gates, 0, w_hh, 4 * P)
-            for u in range(0, H, L):
-                i = sigmoid(load(share, u) + load(gates, u) + load(bias, u))
-                f = sigmoid(load(share, P + u) + load(gates, P + u) + load(bias, P + u))
-                g = tanh(load(share, 2 * P + u) + load(gates, 2 * P + u) + load(bias, 2 * P + u))
-                o = sigmoid(load(share, 3 * P + u) + load(gates, 3 * P + u) + load(bias, 3 * P + u))
+            for u in range(0, P, L):
+                for k in range(4 * u, 4 * u + 4 * L, L):
+                    store(gates, k, load(share, k) + load(gates, k) + load(bias, k))
+                i, f = sigmoid(load(gates, 4 * u)), sigmoid(load(gates, 4 * u + L))
+                g, o = tanh(load(gates, 4 * u + 2 * L)), sigmoid(load(gates, 4 * u + 3 * L))
                 memory = flush(f * load(old_c, u) + i * g)
                 store(new_c, u, memory)
                 store(after, u, flush(o * tanh(memory)))

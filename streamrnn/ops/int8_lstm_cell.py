@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..kernels.atomic import alone
-from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, floats, lanes
+from ..kernels.integer_product import int8_affine, int8_row, integer_affine, product_floats
+from ..kernels.simd import as_bytes, at, floats, lanes
 from ..kernels.tape import (
     Frames,
     Place,
@@ -55,15 +54,18 @@ def int8_lstm_cell(
     I: Size,
     H: Size,
 ) -> None:
-    """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
+    """T steps; ``gates`` takes i, f, g, o of each frame, side by side for a vector of units."""
     L = lanes()
-    P = (H + L - 1) // L * L
+    P, q = (H + L - 1) // L * L, as_bytes(at(bytes_, L))
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_hh, 4 * P)
-        lstm_units(gate, c, after, c, H, alone())
+        int8_row(before, H, bytes_)
+        for u in range(0, P, L):
+            sums, w = at(gate, 4 * u), at(w_hh, product_floats(4 * u, H))
+            integer_affine(1, bytes_, 0, q, 0, H, sums, 0, sums, 0, w, 4 * L)
+            lstm_units(sums, at(c, u), at(after, u), at(c, u), L)
         before = after
     if T > 0:
         copy(H, before, h)
@@ -100,7 +102,7 @@ def int8_lstm_cells(
     )
     for t in range(T):
         state, after = floats(streams[t]), at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H, alone())
+        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H)
         copy(H, after, at(state, h))
 
 
@@ -135,7 +137,7 @@ def int8_lstm_step(
     )
     for t in range(T):
         after = at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H, alone())
+        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H)
         copy(H, new_c, at(after, H))
 
 

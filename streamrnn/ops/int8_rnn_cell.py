@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..kernels.atomic import alone
 from ..kernels.integer_product import int8_affine
 from ..kernels.simd import at, floats
 from ..kernels.tape import (
@@ -57,7 +56,7 @@ def int8_rnn_cell(
     for t in range(T):
         after = at(y, t * y_step)
         int8_affine(1, before, 0, H, bytes_, 0, after, 0, after, 0, w_hh, H)
-        rnn_units(after, H, rectify, alone())
+        rnn_units(after, H, rectify)
         before = after
     if T > 0:
         copy(H, before, h)
@@ -89,7 +88,7 @@ def int8_rnn_cells(
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
     int8_affine(T, before, before_step, H, bytes_, bytes__step, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify, alone())
+        rnn_units(at(y, t * y_step), H, rectify)
         copy(H, at(y, t * y_step), at(floats(streams[t]), h))
 
 
@@ -115,7 +114,7 @@ def int8_rnn_step(
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
     int8_affine(T, h, h_step, H, bytes_, bytes__step, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify, alone())
+        rnn_units(at(y, t * y_step), H, rectify)
 
 
 @dataclass(eq=False)

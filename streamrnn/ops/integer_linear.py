@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import ConfigError, GraphError
 from ..graph import Shape, shown
-from ..kernels.integer_product import MAX_INPUTS, integer_affine, pack_bytes
+from ..kernels.integer_product import MAX_INPUTS, integer_affine, pack_product
+from ..kernels.product import SIDE
 from ..kernels.simd import as_bytes, at, hsum, lanes, load, splat, store_bytes
 from ..kernels.tape import Frames, Number, Scratch, Size, Weights, copy, kernel
 from .op import Array, Arrays, Op
@@ -68,11 +69,13 @@ def integer_linear(
 
 
 def byte_matrix(tape: Lowering, weight: Array, scale: Array, gates: int = 1) -> int:
-    """Store an int8 weight (gates * O, K) and its rows' scales for ``integer_affine``."""
-    padded = tape.pad_gates(weight, gates)
-    sums = padded.sum(axis=1, dtype=np.int32).view(np.float32)
-    scales = tape.pad_gates(np.asarray(scale, np.float32), gates)
-    return tape.weight(np.concatenate([scales, sums, pack_bytes(padded, tape.lanes)]))
+    """Store an int8 weight (gates * O, K) and its rows' scales, for ``integer_affine``.
+
+    It is laid out as :meth:`Lowering.matrix` lays out a weight in float32.
+    """
+    rows, scales = tape.by_units(weight, gates), tape.by_units(np.asarray(scale, np.float32), gates)
+    side = gates if gates > 1 else SIDE
+    return tape.weight(pack_product(rows, scales, tape.lanes, side))
 
 
 @dataclass(eq=False)

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..kernels.atomic import alone
 from ..kernels.functions import flush, sigmoid, tanh
-from ..kernels.member import copy_share, meet, share, share_affine
+from ..kernels.member import copy_share, meet, share_units
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
@@ -49,16 +48,12 @@ __all__ = ["LSTM", "LSTMCell"]
 
 
 @helper
-def lstm_units(
-    gate: Pointer, c: Pointer, after: Pointer, new_c: Pointer, H: int, me: Member
-) -> None:
-    """``gate`` holds the sums of i, f, g, o; ``after`` and ``new_c`` become the new states."""
+def lstm_units(sums: Pointer, c: Pointer, after: Pointer, new_c: Pointer, H: int) -> None:
+    """``sums`` are those of i, f, g, o; ``after`` and ``new_c`` become the new states."""
     L = lanes()
-    P = (H + L - 1) // L * L
-    first, stop = share(me, P // L)
-    for u in range(first * L, stop * L, L):
-        i, f = sigmoid(load(gate, u)), sigmoid(load(gate, P + u))
-        g, o = tanh(load(gate, 2 * P + u)), sigmoid(load(gate, 3 * P + u))
+    for u in range(0, H, L):
+        i, f = sigmoid(load(sums, 4 * u)), sigmoid(load(sums, 4 * u + L))
+        g, o = tanh(load(sums, 4 * u + 2 * L)), sigmoid(load(sums, 4 * u + 3 * L))
         memory = flush(fma(f, load(c, u), i * g))
         store(new_c, u, memory)
         store(after, u, flush(o * tanh(memory)))
@@ -82,18 +77,25 @@ def lstm_cell(
     H: Size,
     me: Member,
 ) -> None:
-    """T steps; ``gates`` takes i, f, g, o of each frame, each padded to P = whole vectors."""
+    """T steps; ``gates`` takes i, f, g, o of each frame, side by side for a vector of units.
+
+    Units follow their sums at once: while they are computed, the next weights are on their way.
+    """
     L = lanes()
-    P = (H + L - 1) // L * L
-    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P)
+    first, stop = share_units(me, H)
+    mine = 4 * first
+    affine(
+        T, x, x_step, 1, 0, I, at(bias, mine), 0, at(gates, mine), gates_step,
+        at(w_ih, mine * I), 4 * (stop - first),
+    )  # fmt: skip
     before = h
     for t in range(T):
-        if t > 0:
-            meet(me)
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        share_affine(me, 1, before, 0, 1, 0, H, gate, 0, gate, 0, w_hh, 4 * P)
+        for u in range(first, stop, L):
+            sums = at(gate, 4 * u)
+            affine(1, before, 0, 1, 0, H, sums, 0, sums, 0, at(w_hh, 4 * u * H), 4 * L)
+            lstm_units(sums, at(c, u), at(after, u), at(c, u), L)
         meet(me)
-        lstm_units(gate, c, after, c, H, me)
         before = after
     if T > 0:
         copy_share(me, H, before, h)
@@ -126,7 +128,7 @@ def lstm_cells(
     affine(T, y, y_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
     for t in range(T):
         state, after = floats(streams[t]), at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H, alone())
+        lstm_units(at(gates, t * gates_step), at(state, c), after, at(state, c), H)
         copy(H, after, at(state, h))
 
 
@@ -157,7 +159,7 @@ def lstm_step(
     affine(T, h, h_step, 1, 0, H, gates, gates_step, gates, gates_step, w_hh, 4 * P)
     for t in range(T):
         after = at(y, t * y_step)
-        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H, alone())
+        lstm_units(at(gates, t * gates_step), at(c, t * c_step), after, new_c, H)
         copy(H, new_c, at(after, H))
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import ConfigError
-from ..kernels.atomic import alone
 from ..kernels.functions import flush, relu, tanh
 from ..kernels.member import copy_share, meet, share_affine, share_outputs
-from ..kernels.product import affine
+from ..kernels.product import SIDE, affine
 from ..kernels.simd import at, floats, lanes, load, store
 from ..kernels.tape import (
     Frames,
@@ -44,14 +43,13 @@ __all__ = ["RNN", "RNNCell"]
 
 
 @helper
-def rnn_units(after: Pointer, H: int, rectify: int, me: Member) -> None:
+def rnn_units(after: Pointer, H: int, rectify: int) -> None:
     """``after`` holds the sums, and becomes the new state."""
-    first, stop = share_outputs(me, H)
     if rectify:
-        for u in range(first, stop, lanes()):
+        for u in range(0, H, lanes()):
             store(after, u, flush(relu(load(after, u))))
     else:
-        for u in range(first, stop, lanes()):
+        for u in range(0, H, lanes()):
             store(after, u, flush(tanh(load(after, u))))
 
 
@@ -71,13 +69,16 @@ def rnn_cell(
     rectify: Size,
     me: Member,
 ) -> None:
-    """T steps; the sums are made in ``y`` itself."""
+    """T steps; the sums are made in ``y`` itself, and units follow their sums at once."""
     share_affine(me, T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
+    first, stop = share_outputs(me, H)
     before = h
     for t in range(T):
         after = at(y, t * y_step)
-        share_affine(me, 1, before, 0, 1, 0, H, after, 0, after, 0, w_hh, H)
-        rnn_units(after, H, rectify, me)
+        for u in range(first, stop, SIDE * lanes()):
+            units, sums = min(stop - u, SIDE * lanes()), at(after, u)
+            affine(1, before, 0, 1, 0, H, sums, 0, sums, 0, at(w_hh, u * H), units)
+            rnn_units(sums, units, rectify)
         meet(me)
         before = after
     if T > 0:
@@ -108,7 +109,7 @@ def rnn_cells(
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     affine(T, before, before_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify, alone())
+        rnn_units(at(y, t * y_step), H, rectify)
         copy(H, at(y, t * y_step), at(floats(streams[t]), h))
 
 
@@ -132,7 +133,7 @@ def rnn_step(
     affine(T, x, x_step, 1, 0, I, bias, 0, y, y_step, w_ih, H)
     affine(T, h, h_step, 1, 0, H, y, y_step, y, y_step, w_hh, H)
     for t in range(T):
-        rnn_units(at(y, t * y_step), H, rectify, alone())
+        rnn_units(at(y, t * y_step), H, rectify)
 
 
 @dataclass(eq=False)
