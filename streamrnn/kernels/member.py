@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from .atomic import add, give_way, is_alone, pause, read
+from .integer_product import int8_row, integer_affine, product_floats
 from .product import SIDE, affine
-from .simd import at, ints, lanes
+from .simd import as_bytes, at, ints, lanes
 from .tape import copy, helper
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "meet",
     "share",
     "share_affine",
+    "share_int8_affine",
+    "share_int8_rows",
     "share_outputs",
     "share_units",
 ]
@@ -51,16 +54,22 @@ def share(me: Any, n: int) -> tuple[int, int]:
 
 
 @helper
-def share_outputs(me: Any, O: int) -> tuple[int, int]:
-    """Return the first and the end of this member's outputs of a product with O of them."""
-    unit = SIDE * lanes()
+def share_outputs(me: Any, O: int, side: int = SIDE) -> tuple[int, int]:
+    """Return the first and the end of this member's outputs of a product with O of them.
+
+    Of these, `side` vectors lie side by side in the packed weight.
+    """
+    unit = side * lanes()
     first, stop = share(me, (O + unit - 1) // unit)
     return first * unit, min(stop * unit, O)
 
 
 @helper
 def share_units(me: Any, H: int) -> tuple[int, int]:
-    """Return the first and the end of this member's units of H, in whole vectors."""
+    """Return the first and the end of this member's units of H, in whole vectors.
+
+    They are those of its outputs in a product whose gates lie side by side.
+    """
     first, stop = share(me, (H + lanes() - 1) // lanes())
     return first * lanes(), stop * lanes()
 
@@ -113,8 +122,51 @@ def share_affine(
     y_step: int,
     w: Any,
     O: int,
+    side: int = SIDE,
 ) -> None:
     """``affine`` for this member's share of the outputs."""
-    o, stop = share_outputs(me, O)
+    o, stop = share_outputs(me, O, side)
     begin, result, weight = at(start, o), at(y, o), at(w, o * taps * n)
-    affine(T, x, x_step, taps, tap_step, n, begin, start_step, result, y_step, weight, stop - o)
+    affine(
+        T, x, x_step, taps, tap_step, n, begin, start_step, result, y_step, weight, stop - o, side
+    )
+
+
+@helper
+def share_int8_rows(
+    me: Any, rows: int, x: Any, x_step: int, K: int, bytes_: Any, bytes_step: int
+) -> None:
+    """Round rows for all members, once they have done with what ``bytes_`` held before."""
+    meet(me)
+    if leads(me):
+        for r in range(rows):
+            int8_row(at(x, r * x_step), K, at(bytes_, r * bytes_step))
+    meet(me)
+
+
+@helper
+def share_int8_affine(
+    me: Any,
+    rows: int,
+    x: Any,
+    x_step: int,
+    K: int,
+    bytes_: Any,
+    bytes_step: int,
+    start: Any,
+    start_step: int,
+    y: Any,
+    y_step: int,
+    w: Any,
+    O: int,
+    side: int = SIDE,
+) -> None:
+    """``int8_affine`` for this member's share of the outputs."""
+    share_int8_rows(me, rows, x, x_step, K, bytes_, bytes_step)
+    o, stop = share_outputs(me, O, side)
+    begin, result, weight = at(start, o), at(y, o), at(w, product_floats(o, K))
+    q, step = as_bytes(at(bytes_, lanes())), 4 * bytes_step
+    integer_affine(
+        rows, bytes_, bytes_step, q, step, K, begin, start_step, result, y_step, weight, stop - o,
+        side,
+    )  # fmt: skip

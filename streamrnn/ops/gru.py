@@ -82,12 +82,9 @@ def gru_cell(
     Units follow their sums at once: while they are computed, the next weights are on their way.
     """
     L = lanes()
+    P = (H + L - 1) // L * L
+    share_affine(me, T, x, x_step, 1, 0, I, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
     first, stop = share_units(me, H)
-    mine = 3 * first
-    affine(
-        T, x, x_step, 1, 0, I, at(b_ih, mine), 0, at(gates, mine), gates_step,
-        at(w_ih, mine * I), 3 * (stop - first), 3,
-    )  # fmt: skip
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)

@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..kernels.atomic import alone
-from ..kernels.integer_product import int8_affine, int8_row, integer_affine, product_floats
+from ..kernels.integer_product import int8_affine, integer_affine, product_floats
+from ..kernels.member import (
+    copy_share,
+    meet,
+    share_int8_affine,
+    share_int8_rows,
+    share_units,
+)
 from ..kernels.simd import as_bytes, at, floats, lanes
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -63,22 +71,26 @@ def int8_gru_cell(
     b_hh: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset after the product; ``hidden`` takes W_hh h + b_hh of one frame."""
     L = lanes()
     P, q = (H + L - 1) // L * L, as_bytes(at(bytes_, L))
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3)
+    share_int8_affine(
+        me, T, x, x_step, I, bytes_, bytes__step, b_ih, 0, gates, gates_step, w_ih, 3 * P, 3
+    )
+    first, stop = share_units(me, H)
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        int8_row(before, H, bytes_)
-        for u in range(0, P, L):
+        share_int8_rows(me, 1, before, 0, H, bytes_, 0)
+        for u in range(first, stop, L):
             sums, w = at(hidden, 3 * u), at(w_hh, product_floats(3 * u, H))
             integer_affine(1, bytes_, 0, q, 0, H, at(b_hh, 3 * u), 0, sums, 0, w, 3 * L, 3)
             gru_units(at(gate, 3 * u), at(before, u), at(after, u), sums, L)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @int8_gru_cell.pooled
@@ -158,14 +170,17 @@ def int8_gru_frame_reset_before(
     w_rz: Pointer,
     w_n: Pointer,
     H: int,
+    me: Member,
 ) -> None:
     """``gate`` holds W_ih x + b of r, z, n; ``reset`` takes r * h, ``after`` the new state."""
     P = (H + lanes() - 1) // lanes() * lanes()
     candidate = at(gate, 2 * P)
-    int8_affine(1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_rz, 2 * P)
-    reset_units(gate, before, reset, H, alone())
-    int8_affine(1, reset, 0, H, bytes_, 0, candidate, 0, candidate, 0, w_n, P)
-    new_units(gate, before, after, H, alone())
+    share_int8_affine(me, 1, before, 0, H, bytes_, 0, gate, 0, gate, 0, w_rz, 2 * P)
+    meet(me)
+    reset_units(gate, before, reset, H, me)
+    share_int8_affine(me, 1, reset, 0, H, bytes_, 0, candidate, 0, candidate, 0, w_n, P)
+    meet(me)
+    new_units(gate, before, after, H, me)
 
 
 @kernel
@@ -187,18 +202,21 @@ def int8_gru_cell_reset_before(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps, reset before the product; ``reset`` takes r * h of one frame."""
     L = lanes()
     P = (H + L - 1) // L * L
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 3 * P)
+    share_int8_affine(
+        me, T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 3 * P
+    )
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H)
+        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H, me)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @int8_gru_cell_reset_before.pooled
@@ -270,7 +288,7 @@ def int8_gru_step_reset_before(
     int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 3 * P)
     for t in range(T):
         gate, before, after = at(gates, t * gates_step), at(h, t * h_step), at(y, t * y_step)
-        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H)
+        int8_gru_frame_reset_before(gate, before, after, reset, bytes_, w_rz, w_n, H, alone())
 
 
 @dataclass(eq=False)
@@ -324,6 +342,7 @@ class Int8GRUCell(Int8Cell, GRUCell):
             "h": tape.state("h") if own else xs[1],
             "I": self.input_size,
             "H": H,
+            "work": self.multiply_adds() // 4,  # in float32 it would take so much longer
         }
         if self.reset_after:
             tape.emit(

@@ -14,8 +14,9 @@ import numpy as np
 from ..errors import ConfigError
 from ..graph import Shape
 from ..kernels.integer_product import MAX_INPUTS, int8_affine, row_floats
+from ..kernels.member import share_int8_affine
 from ..kernels.simd import at
-from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
+from ..kernels.tape import Frames, Member, Scratch, Size, Weights, copy, kernel
 from .int8_product import int8_initial, product, room_for_bytes, write_product
 from .integer_linear import byte_matrix
 from .linear import Linear
@@ -42,9 +43,10 @@ def int8_linear(
     bias: Weights,
     I: Size,
     O: Size,
+    me: Member,
 ) -> None:
     """A frame is one row."""
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w, O)
+    share_int8_affine(me, T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w, O)
 
 
 @kernel
@@ -139,7 +141,7 @@ class Int8Linear(Linear):
         }
         rows = x.size // I
         if rows == 1:
-            tape.emit(int8_linear, **common, bytes_=room_for_bytes(tape, I))
+            tape.emit(int8_linear, **common, bytes_=room_for_bytes(tape, I), work=I * O // 4)
         else:
             P, row = tape.padded(O), row_floats(I, tape.lanes)
             padded = tape.temporary(0, fixed=rows * P)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..kernels.integer_product import int8_affine, int8_row, integer_affine, product_floats
+from ..kernels.integer_product import int8_affine, integer_affine, product_floats
+from ..kernels.member import copy_share, share_int8_affine, share_int8_rows, share_units
 from ..kernels.simd import as_bytes, at, floats, lanes
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -53,22 +55,26 @@ def int8_lstm_cell(
     bias: Weights,
     I: Size,
     H: Size,
+    me: Member,
 ) -> None:
     """T steps; ``gates`` takes i, f, g, o of each frame, side by side for a vector of units."""
     L = lanes()
     P, q = (H + L - 1) // L * L, as_bytes(at(bytes_, L))
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P)
+    share_int8_affine(
+        me, T, x, x_step, I, bytes_, bytes__step, bias, 0, gates, gates_step, w_ih, 4 * P, 4
+    )
+    first, stop = share_units(me, H)
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
-        int8_row(before, H, bytes_)
-        for u in range(0, P, L):
+        share_int8_rows(me, 1, before, 0, H, bytes_, 0)
+        for u in range(first, stop, L):
             sums, w = at(gate, 4 * u), at(w_hh, product_floats(4 * u, H))
             integer_affine(1, bytes_, 0, q, 0, H, sums, 0, sums, 0, w, 4 * L)
             lstm_units(sums, at(c, u), at(after, u), at(c, u), L)
         before = after
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @int8_lstm_cell.pooled
@@ -194,6 +200,7 @@ class Int8LSTMCell(Int8Cell, LSTMCell):
             **tape.shared(packed),
             I=self.input_size,
             H=self.hidden_size,
+            work=self.multiply_adds() // 4,  # in float32 it would take so much longer
         )
         return y
 

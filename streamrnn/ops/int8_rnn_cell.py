@@ -8,10 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..kernels.integer_product import int8_affine
-from ..kernels.simd import at, floats
+from ..kernels.integer_product import int8_affine, integer_affine, product_floats
+from ..kernels.member import (
+    copy_share,
+    meet,
+    share_int8_affine,
+    share_int8_rows,
+    share_outputs,
+)
+from ..kernels.product import SIDE
+from ..kernels.simd import as_bytes, at, floats, lanes
 from ..kernels.tape import (
     Frames,
+    Member,
     Place,
     Scratch,
     Size,
@@ -49,17 +58,24 @@ def int8_rnn_cell(
     I: Size,
     H: Size,
     rectify: Size,
+    me: Member,
 ) -> None:
-    """T steps; the sums are made in ``y`` itself."""
-    int8_affine(T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
-    before = h
+    """T steps; the sums are made in ``y`` itself, and units follow their sums at once."""
+    share_int8_affine(me, T, x, x_step, I, bytes_, bytes__step, bias, 0, y, y_step, w_ih, H)
+    first, stop = share_outputs(me, H)
+    q, before = as_bytes(at(bytes_, lanes())), h
     for t in range(T):
         after = at(y, t * y_step)
-        int8_affine(1, before, 0, H, bytes_, 0, after, 0, after, 0, w_hh, H)
-        rnn_units(after, H, rectify)
+        share_int8_rows(me, 1, before, 0, H, bytes_, 0)
+        for u in range(first, stop, SIDE * lanes()):
+            units, sums = min(stop - u, SIDE * lanes()), at(after, u)
+            w = at(w_hh, product_floats(u, H))
+            integer_affine(1, bytes_, 0, q, 0, H, sums, 0, sums, 0, w, units)
+            rnn_units(sums, units, rectify)
         before = after
+    meet(me)
     if T > 0:
-        copy(H, before, h)
+        copy_share(me, H, before, h)
 
 
 @int8_rnn_cell.pooled
@@ -160,6 +176,7 @@ class Int8RNNCell(Int8Cell, RNNCell):
             H=self.hidden_size,
             rectify=int(self.nonlinearity == "relu"),
             pool={"before": tape.temporary(tape.padded(self.hidden_size), pool=True)},
+            work=self.multiply_adds() // 4,  # in float32 it would take so much longer
         )
         return y
 

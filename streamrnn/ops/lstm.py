@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..kernels.functions import flush, sigmoid, tanh
-from ..kernels.member import copy_share, meet, share_units
+from ..kernels.member import copy_share, meet, share_affine, share_units
 from ..kernels.product import affine
 from ..kernels.simd import at, floats, fma, lanes, load, store
 from ..kernels.tape import (
@@ -82,12 +82,9 @@ def lstm_cell(
     Units follow their sums at once: while they are computed, the next weights are on their way.
     """
     L = lanes()
+    P = (H + L - 1) // L * L
+    share_affine(me, T, x, x_step, 1, 0, I, bias, 0, gates, gates_step, w_ih, 4 * P, 4)
     first, stop = share_units(me, H)
-    mine = 4 * first
-    affine(
-        T, x, x_step, 1, 0, I, at(bias, mine), 0, at(gates, mine), gates_step,
-        at(w_ih, mine * I), 4 * (stop - first),
-    )  # fmt: skip
     before = h
     for t in range(T):
         gate, after = at(gates, t * gates_step), at(y, t * y_step)
