@@ -10,9 +10,10 @@ with the sum in exact integers, so that no order of it matters. ``sum w q`` is m
 to bytes in its own range.
 
 A product is packed by :func:`pack_product` as groups of 4, then 2, then 1 blocks of ``lanes``
-outputs (or of 3, for the three gates of a cell), each ``[scales][sums of the weights of each
-output][k / 4][block in the group][lane][4]``, K and the outputs padded by zeros. The groups from
-one on are a product of their own, :func:`product_floats` numbers further.
+outputs (or of 3, for the three gates of a cell), each ``[k / 4][block in the group][lane][4]
+[scales][sums of the weights of each output]``, in the order in which a step reads them. K and the
+outputs are padded by zeros. The groups from one on are a product of their own,
+:func:`product_floats` numbers further.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def pack_product(
     for first, n in groups(blocks, side):
         rows = slice(first * width, (first + n) * width)
         in_order = by_block[first : first + n].transpose(2, 0, 1)
-        parts += [scales[rows], sums[rows], in_order.reshape(-1)]
+        parts += [in_order.reshape(-1), scales[rows], sums[rows]]
     return np.concatenate(parts)
 
 
@@ -282,8 +283,9 @@ def integer_affine(
         left = blocks - first
         width = side if left >= side else 2 if left >= 2 else 1
         o, P = first * L, width * L
-        scales = at(w, product_floats(o, K))
-        sums, group = as_ints(at(scales, P)), as_bytes(at(scales, 2 * P))
+        weights = at(w, product_floats(o, K))
+        scales, group = at(weights, P * quads), as_bytes(weights)
+        sums = as_ints(at(scales, P))
         r = 0
         while r < rows:
             row, level = at(q, r * q_step), at(levels, r * level_step)

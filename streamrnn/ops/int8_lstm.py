@@ -19,7 +19,13 @@ import numpy as np
 from ..errors import GraphError
 from ..graph import Shape, shown
 from ..kernels.functions import flush, sigmoid, tanh
-from ..kernels.integer_product import int8_affine, integer_affine, quantize, value_range
+from ..kernels.integer_product import (
+    int8_row,
+    integer_affine,
+    product_floats,
+    quantize,
+    value_range,
+)
 from ..kernels.simd import as_bytes, at, lanes, load, store
 from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
 from .cell import reorder
@@ -70,8 +76,10 @@ def int8_lstm(
         before, old_c = at(h, t * h_step), at(c, t * c_step)
         for s in range(steps):
             share, after = at(shares, s * 4 * P), at(y, t * y_step + s * H)
-            int8_affine(1, before, 0, H, bytes_, 0, zeros, 0, gates, 0, w_hh, 4 * P)
+            int8_row(before, H, bytes_)
             for u in range(0, P, L):
+                sums, w = at(gates, 4 * u), at(w_hh, product_floats(4 * u, H))
+                integer_affine(1, bytes_, 0, q, 0, H, zeros, 0, sums, 0, w, 4 * L)
                 for k in range(4 * u, 4 * u + 4 * L, L):
                     store(gates, k, load(share, k) + load(gates, k) + load(bias, k))
                 i, f = sigmoid(load(gates, 4 * u)), sigmoid(load(gates, 4 * u + L))
