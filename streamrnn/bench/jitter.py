@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from .. import GRU, LSTM
 
-__all__ = ["Endurance", "Jitter", "endure", "jitter"]
+__all__ = ["LATE_US", "Endurance", "Jitter", "endure", "jitter"]
 
 PERCENTILES = (50.0, 99.0, 99.9, 99.99)
 BELOW_PERCENTILE = 99.9
+LATE_US = 3.0
+"""Nothing that a step does takes so much longer in one call than in another."""
 IN_BLOCKS, BLOCK_FRAMES = 0.99, 10_000
 """Share of an endurance run that goes in blocks, and their length; Python steps the rest."""
 POINTS = 20
@@ -41,6 +43,8 @@ class Jitter:
         A histogram: logarithmic edges, and calls between each two.
     switches : int
         Times that the system gave the core to somebody else meanwhile.
+    late_per_s : float
+        Calls that took `LATE_US` more than the median, for each second spent in calls.
     """
 
     label: str
@@ -50,6 +54,7 @@ class Jitter:
     edges_us: list[float]
     counts: list[int]
     switches: int
+    late_per_s: float
 
     @property
     def spread(self) -> float:
@@ -71,6 +76,7 @@ class Jitter:
             edges.tolist(),
             counts.tolist(),
             switches,
+            float(1e6 * (us > np.median(us) + LATE_US).sum() / us.sum()),
         )
 
 
@@ -78,7 +84,8 @@ def jitter(steps: int, hidden_size: int = 16) -> list[Jitter]:
     """Time each step of a small LSTM, and beside it the same loop with nothing in it.
 
     The garbage collector is on. What the empty loop shows is the machine's own: interrupts, other
-    processes, the hypervisor; both loops take turns, in a hundred pieces each.
+    processes, the hypervisor. A third loop counts in plain Python for as long as a step takes: it
+    meets these as often as a step does. All take turns, in a hundred pieces each.
 
     Parameters
     ----------
@@ -90,22 +97,43 @@ def jitter(steps: int, hidden_size: int = 16) -> list[Jitter]:
     stream: Any = LSTM(16, hidden_size, seed=0).stream()
     x = np.random.default_rng(0).standard_normal(16).astype(np.float32)
     y, step = np.zeros(hidden_size, np.float32), stream.step
-    # Written to beforehand: a page that is new would be fetched between two steps, and show in one.
-    taken = {label: np.full(steps, -1, np.int64) for label in ("empty loop", "step")}
-    switches = dict.fromkeys(taken, 0)
-    pieces = np.array_split(np.arange(steps), 100)
     for _ in range(1000):
         step(x, y)
-    for piece in pieces:
+    calls = {
+        "nothing: the clock alone": None,
+        f"step of LSTM 16 -> {hidden_size}": step,
+        "counting in Python for as long": _as_long_as(step, x, y),
+    }
+    # Written to beforehand: a page that is new would be fetched between two steps, and show in one.
+    taken = {label: np.full(steps, -1, np.int64) for label in calls}
+    switches = dict.fromkeys(taken, 0)
+    for piece in np.array_split(np.arange(steps), 100):
         if not len(piece):
             continue
         first, stop = int(piece[0]), int(piece[-1]) + 1
         for label, times in taken.items():
             before = _switches()
-            _fill(times, first, stop, step if label == "step" else None, x, y)
+            _fill(times, first, stop, calls[label], x, y)
             switches[label] += _switches() - before
-    labels = {"empty loop": "nothing: the clock alone", "step": f"step of LSTM 16 -> {hidden_size}"}
-    return [Jitter.of(labels[k], times, switches[k]) for k, times in taken.items()]
+    return [Jitter.of(label, times, switches[label]) for label, times in taken.items()]
+
+
+def _as_long_as(step: Callable[..., Any], x: Any, y: Any) -> Callable[..., None]:
+    """Return a function that counts for as long as a step takes, to within a count."""
+
+    def count(x: Any, y: Any) -> None:
+        for _ in numbers:
+            pass
+
+    def median_ns(call: Callable[..., Any]) -> float:
+        times = np.zeros(1000, np.int64)
+        _fill(times, 0, 1000, call, x, y)
+        return float(np.median(times))
+
+    wanted, numbers = median_ns(step), range(1)
+    while median_ns(count) < wanted and len(numbers) < 10_000:
+        numbers = range(len(numbers) + 1)
+    return count
 
 
 def _switches() -> int:

@@ -204,11 +204,11 @@ def _jitter(report: Report, figure: Any) -> bool:
     lowest = min(f.percentiles_us["50"] for f in report.jitter) / 2
     highest = 1.5 * max(found.max_us for found in report.jitter)
     for k, found in enumerate(report.jitter):
-        colour = ("0.6", "C3")[min(k, 1)]
+        colour = ("0.6", "C3", "C0")[k]
         panel.stairs(
-            found.counts, found.edges_us, fill=True, color=colour, alpha=0.75, label=found.label
+            found.counts, found.edges_us, fill=k < 2, color=colour, alpha=0.75, label=found.label
         )
-        if k:
+        if k == 1:
             marks = {**found.percentiles_us, "100": found.max_us}
             for number, us in marks.items():
                 panel.axvline(us, color=colour, lw=0.8, ls=":")

@@ -10,7 +10,7 @@ from typing import Any
 from ..cli.options import finite
 from . import ours, peers
 from .expectations import Expectation, expectations
-from .jitter import Endurance, Jitter
+from .jitter import LATE_US, Endurance, Jitter
 from .limits import Limits
 from .models import Loading
 from .row import Row
@@ -148,7 +148,7 @@ class Report:
         return table([heads, *body])
 
     def jitter_table(self) -> str:
-        """Return the percentiles of a step, and of the same loop with nothing in it."""
+        """Return the percentiles of a step, and of what it is compared with."""
         names = [f"p{p}" if p != "50" else "median" for p in self.jitter[0].percentiles_us]
         body = [
             [
@@ -156,12 +156,14 @@ class Report:
                 *(_short(v) for v in found.percentiles_us.values()),
                 _short(found.max_us),
                 f"{found.spread:.2f}",
+                f"{found.late_per_s:.0f}",
                 f"{found.switches}",
             ]
             for found in self.jitter
         ]
         steps = f"{self.jitter[0].steps:,} calls each, µs"
-        return table([[steps, *names, "max", "p99.9 ÷ median", "core taken away"], *body])
+        late = f"{LATE_US:g} µs late, each second"
+        return table([[steps, *names, "max", "p99.9 ÷ median", late, "core taken away"], *body])
 
     def endurance_table(self) -> str:
         """Return how time and memory went in a long run."""
@@ -211,17 +213,16 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def _jitter_words(self) -> str:
-        nothing, *steps = self.jitter
-        beyond = nothing.percentiles_us
-        return "\n".join(
-            f"{found.label}: p99.9 is {found.spread:.2f} times the median. A step runs no other "
-            f"code than its median does: no allocation, no lock, no garbage. What remains is the "
-            f"machine's own, as the empty loop beside it shows (p99.99 {beyond['99.99']:.2f} µs, "
-            f"maximum {_short(nothing.max_us)} µs): interrupts and the hypervisor (some 1 to 50 "
-            f"µs), and other processes, to which the core was given {found.switches} times during "
-            f"the steps (milliseconds each). A step meets them more often, since it lasts longer, "
+        nothing, step, python = self.jitter
+        return (
+            f"{step.label}: p99.9 is {step.spread:.2f} times the median. A step runs no other code "
+            f"than its median does: no allocation, no lock, no garbage. What remains is the "
+            f"machine's own: in each second spent in calls, {step.late_per_s:.0f} steps are "
+            f"{LATE_US:g} µs late, {python.late_per_s:.0f} calls that count in Python and "
+            f"{nothing.late_per_s:.0f} that do nothing. Those are interrupts and the hypervisor "
+            f"(some 1 to 50 µs), and other processes, to which the core was given {step.switches} "
+            f"times during the steps (milliseconds each). What lasts longer meets them more often, "
             f"and finds its caches colder afterwards."
-            for found in steps
         )
 
     def _endurance_words(self) -> str:
