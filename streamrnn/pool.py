@@ -13,7 +13,8 @@ from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Shape, describe
 from .helpers import Helpers
 from .kernels import pool as loop
-from .kernels.pool import ADVANCE, CHECK, SLOT_BITS, pool_job
+from .kernels.compile import prepare
+from .kernels.pool import ADVANCE, CHECK, POOL_JOB, SLOT_BITS
 from .kernels.tape import MISMATCH, NONFINITE, ROW
 from .kernels.team import check_threads
 from .program import LINE, aligned, whole
@@ -109,8 +110,8 @@ class Pool:
         self._check, self._advance = CHECK.compiled, ADVANCE.compiled
         self._helpers: Helpers | None = None
         if self.threads > 1:
-            job, address = int(pool_job().address), int(plan.ctypes.data)
-            self._helpers = Helpers(self.threads, job, address)
+            prepare([POOL_JOB])
+            self._helpers = Helpers(self.threads, POOL_JOB.address, int(plan.ctypes.data))
         # The shapes of a row, where there is one input, of float32, and one output.
         one = len(program.inputs) == len(program.outputs) == 1
         plain = one and program.inputs[0].dtype == "float32"
