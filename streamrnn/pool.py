@@ -80,6 +80,8 @@ class Pool:
         self._free: list[int] = []
         self._members: dict[int, None] = {}  # ids, in the order of joining
         self._order: Ids | None = None
+        # By id, where the policy holds no frames: those that came with a snapshot, for the next.
+        self._apart: dict[int, Array] = {}
         clocks, group = len(program.clocks), made.group
         # One for each thread.
         self._scratch = [aligned(made.scratch_size) for _ in range(self.threads)]
@@ -193,6 +195,7 @@ class Pool:
         for id_ in given:
             slot = id_ & ((1 << SLOT_BITS) - 1)
             del self._members[id_]
+            self._apart.pop(id_, None)
             self._owners[slot] = ~(id_ + (1 << SLOT_BITS))
             self._free.append(slot)
         self._order = None
@@ -417,9 +420,18 @@ class PooledStream(BaseStream):
     @property
     def _held(self) -> Array:  # type: ignore[override]
         record, begin = self.pool._record_of(self.id), self.pool._held
-        if self.on_nonfinite != "hold":  # there is none
-            return np.zeros(self.program.input_size, F32)
-        return record[begin : begin + self.program.input_size]
+        if self.on_nonfinite == "hold":
+            return record[begin : begin + self.program.input_size]
+        known = self.pool._apart.get(self.id)
+        return np.zeros(self.program.input_size, F32) if known is None else known
+
+    def _hold(self, frame: Any) -> None:
+        if self.on_nonfinite == "hold":
+            self._held[:] = frame
+        elif np.any(frame):
+            self.pool._apart[self.id] = np.array(frame)
+        else:
+            self.pool._apart.pop(self.id, None)
 
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
         rows, size, written = x.reshape(n, self._finite.size), self._result.size, 0

@@ -13,7 +13,7 @@ import pytest
 import streamrnn as sr
 from streamrnn.decode import Hysteresis, Segment
 from streamrnn.frontend import LogMel
-from streamrnn.live import Meter
+from streamrnn.live import Frame, Meter
 from test_import_onnx import SILERO, _speech, fetched
 from test_live import RATE_HZ, noise
 
@@ -22,6 +22,7 @@ pytest.importorskip("typer", reason="the command needs the extra `cli`")
 from rich.console import Console
 from typer.testing import CliRunner
 
+from streamrnn.cli import picture
 from streamrnn.cli.app import app
 from streamrnn.cli.watch import Watch
 
@@ -177,6 +178,24 @@ def test_profile_and_plot(files, tmp_path):
     assert result.exit_code == 1
     assert not result.stdout  # it is said before an hour of listening, not after
     assert f"there is no folder {tmp_path / 'no'}" in result.stderr
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_what_is_kept_for_a_picture_does_not_grow(size, monkeypatch):
+    monkeypatch.setattr(picture, "MAX_POINTS", 16)
+    recorded, limit = picture.Recorded(), 16 if size == 1 else 4
+    firsts = np.random.default_rng(0).normal(size=(1001 if size == 1 else 11)).astype(np.float32)
+    firsts[3:5] = np.nan
+    y = np.zeros(size, np.float32)
+    for t, y[0] in enumerate(firsts):
+        recorded.write(Frame(t / 10, y))  # which is written over by the next one
+        assert len(recorded.times) == len(recorded.least) == len(recorded.greatest) <= limit
+    n = recorded.outputs_per_point
+    assert n > 1
+    pieces = [firsts[t : t + n] for t in range(0, len(firsts), n)]
+    assert recorded.times == [t / 10 for t in range(0, len(firsts), n)]
+    assert [y[0] for y in recorded.least] == [np.nanmin(piece) for piece in pieces]
+    assert [y[0] for y in recorded.greatest] == [np.nanmax(piece) for piece in pieces]
 
 
 @pytest.mark.parametrize(
