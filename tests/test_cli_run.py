@@ -229,6 +229,8 @@ def test_what_is_kept_for_a_picture_does_not_grow(size, monkeypatch):
         (["m.safetensors", "-", "--retries", "-1"], 2, "--retries"),
         (["m.safetensors", "-", "--threshold", "2"], 2, "expected 0 < off <= on <= 1"),
         (["m.safetensors", "-", "--on-gap", "hold"], 2, "hold needs --sensor-rate"),
+        (["m.safetensors", "-", "--on-gap", "nan"], 2, "nan needs --sensor-rate"),
+        (["m.safetensors", "-", "--input", "x=mic:0"], 2, "x=mic:0 is a live source, and has"),
         (["m.safetensors", "-", "--out", "mqtt://x"], 2, "expected mqtt://HOST/TOPIC"),
         (["m.safetensors", "-", "--input", "x=none.npy"], 1, "cannot read none.npy as .npy"),
         (["m.safetensors", "serial:x?speed=1"], 2, "expected serial:PORT?baud=NUMBER"),
@@ -405,6 +407,8 @@ def test_events_of_a_table_last_as_long_as_its_times_say(tmp_path):
 
 
 def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
+    from streamrnn.export import to_onnx
+
     model = sr.GRU(1, 2, seed=0)
     model.save(tmp_path / "m.safetensors")
     (tmp_path / "x.csv").write_text("t,p\n0,0\n1,1\n2,2\n6,6\n7,7\n")
@@ -423,6 +427,18 @@ def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
         assert result.exit_code == 0
         assert np.allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
         assert "gaps 1" in result.stderr
+    model = sr.Sequential(sr.Input(1), sr.Conv1d(1, 2, 2, seed=0))  # it forgets NaN
+    model.save(tmp_path / "n.safetensors")
+    to_onnx(model, tmp_path / "n.onnx")
+    held[5:12] = np.nan
+    expected = model.stream("propagate").run(held)
+    for file, engine in (("n.safetensors", "streamrnn"), ("n.onnx", "onnxruntime")):
+        out = ("--engine", engine, "--on-gap", "nan", "--out", tmp_path / "y.npy")
+        assert run(tmp_path / file, *words, *out).exit_code == 0
+        got = np.load(tmp_path / "y.npy")
+        assert np.allclose(got, expected, atol=1e-6, equal_nan=True)
+    assert np.isnan(got[5:13]).all()
+    assert np.isfinite(got[13:]).all()
     result = run(tmp_path / "m.safetensors", *words, "--on-gap", "raise")
     assert result.exit_code == 1
     assert "no sample for 4 s" in result.stderr
