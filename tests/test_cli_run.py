@@ -407,6 +407,7 @@ def test_events_of_a_table_last_as_long_as_its_times_say(tmp_path):
 
 
 def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
+    pytest.importorskip("onnxruntime")
     from streamrnn.export import to_onnx
 
     model = sr.GRU(1, 2, seed=0)

@@ -320,10 +320,12 @@ def test_a_warm_machine_makes_streams_pools_and_threads_and_compiles_nothing(
     for form, path in zip(forms, paths, strict=True):
         form.save(path)
     cache = _only_with(parts_of(*forms), tmp_path / "cache")
+    before = _contents(cache)
     done = _python(_EVERY_WAY, *map(str, paths), STREAMRNN_CACHE_DIR=str(cache))
     assert done.returncode == 0, done.stderr
     shared = ["False", "True"] * 3 + ["False"] * 2  # int8 kernels are the calling thread's
     assert done.stdout.split() == shared
+    assert _contents(cache) == before
 
 
 def test_all_kernels_are_those_of_every_model() -> None:
