@@ -13,7 +13,8 @@ from .frames import checked_input, checked_out, side_by_side, split
 from .graph import Shape, describe
 from .helpers import Helpers
 from .kernels import pool as loop
-from .kernels.pool import ADVANCE, CHECK, SLOT_BITS, pool_job
+from .kernels.compile import prepare
+from .kernels.pool import ADVANCE, CHECK, POOL_JOB, SLOT_BITS
 from .kernels.tape import MISMATCH, NONFINITE, ROW
 from .kernels.team import check_threads
 from .program import LINE, aligned, whole
@@ -79,6 +80,8 @@ class Pool:
         self._free: list[int] = []
         self._members: dict[int, None] = {}  # ids, in the order of joining
         self._order: Ids | None = None
+        # By id, where the policy holds no frames: those that came with a snapshot, for the next.
+        self._apart: dict[int, Array] = {}
         clocks, group = len(program.clocks), made.group
         # One for each thread.
         self._scratch = [aligned(made.scratch_size) for _ in range(self.threads)]
@@ -109,8 +112,8 @@ class Pool:
         self._check, self._advance = CHECK.compiled, ADVANCE.compiled
         self._helpers: Helpers | None = None
         if self.threads > 1:
-            job, address = int(pool_job().address), int(plan.ctypes.data)
-            self._helpers = Helpers(self.threads, job, address)
+            prepare([POOL_JOB])
+            self._helpers = Helpers(self.threads, POOL_JOB.address, int(plan.ctypes.data))
         # The shapes of a row, where there is one input, of float32, and one output.
         one = len(program.inputs) == len(program.outputs) == 1
         plain = one and program.inputs[0].dtype == "float32"
@@ -192,6 +195,7 @@ class Pool:
         for id_ in given:
             slot = id_ & ((1 << SLOT_BITS) - 1)
             del self._members[id_]
+            self._apart.pop(id_, None)
             self._owners[slot] = ~(id_ + (1 << SLOT_BITS))
             self._free.append(slot)
         self._order = None
@@ -416,9 +420,18 @@ class PooledStream(BaseStream):
     @property
     def _held(self) -> Array:  # type: ignore[override]
         record, begin = self.pool._record_of(self.id), self.pool._held
-        if self.on_nonfinite != "hold":  # there is none
-            return np.zeros(self.program.input_size, F32)
-        return record[begin : begin + self.program.input_size]
+        if self.on_nonfinite == "hold":
+            return record[begin : begin + self.program.input_size]
+        known = self.pool._apart.get(self.id)
+        return np.zeros(self.program.input_size, F32) if known is None else known
+
+    def _hold(self, frame: Any) -> None:
+        if self.on_nonfinite == "hold":
+            self._held[:] = frame
+        elif np.any(frame):
+            self.pool._apart[self.id] = np.array(frame)
+        else:
+            self.pool._apart.pop(self.id, None)
 
     def _run_frames(self, n: int, x: Array, y: Array) -> int:
         rows, size, written = x.reshape(n, self._finite.size), self._result.size, 0

@@ -426,6 +426,8 @@ class Program:
         For each row of the tape the name of its op.
     work : tuple of int
         For each row its multiplications a frame, where an op has said so.
+    row_kernels : tuple of Kernel
+        For each row the kernel that it calls.
 
     Raises
     ------
@@ -469,19 +471,31 @@ class Program:
         self.weights.flags.writeable = False
         self.owners = tuple(low._owners)
         self.work = tuple(low._work)
-        self.kernels = tuple({id(k): k for k, _ in low._rows}.values())
-        self._rows = [(kernel, low.operands(kernel, given)) for kernel, given in low._rows]
+        self.row_kernels = tuple(kernel for kernel, _ in low._rows)
+        self._operands = [low.operands(kernel, given) for kernel, given in low._rows]
         low._weight_offsets.clear()  # they are in `weights` now
         low._shared.clear()
         self._lowered, self._source, self._result = low, source, result
         # What a change replaces is kept; the text waits until somebody asks.
         self._weights = [node.op.weights for node in graph.nodes]
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Kernels of a stream."""
+        return tuple(dict.fromkeys(self.row_kernels))
+
+    @property
+    def pool_kernels(self) -> tuple[Kernel, ...]:
+        """Kernels of a pool: some have forms of their own for many streams."""
+        rows = range(len(self.row_kernels))
+        return tuple(dict.fromkeys(self._lowered.pool_row(r)[0] for r in rows))
+
     @functools.cached_property
     def tape(self) -> npt.NDArray[np.int64]:
         """The rows [shape=(rows, ROW)]; kernels that the cache lacks are compiled now."""
         prepare([LOOP, *self.kernels])
-        return _table([kernel.row(operands) for kernel, operands in self._rows], ROW)
+        rows = zip(self.row_kernels, self._operands, strict=True)
+        return _table([kernel.row(operands) for kernel, operands in rows], ROW)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -496,7 +510,7 @@ class Program:
         scratch_size = low._arrange(group, pool=True)
         _check("scratch", scratch_size)
         rows = [low.pool_row(r) for r in range(len(low._rows))]
-        prepare([CHECK, ADVANCE, *{id(kernel): kernel for kernel, _, _ in rows}.values()])
+        prepare([CHECK, ADVANCE, *self.pool_kernels])
         how = [[*way, *[0] * (HOW - len(way))] for _, _, way in rows]
         return PoolTape(
             _table([kernel.row(operands) for kernel, operands, _ in rows], ROW),

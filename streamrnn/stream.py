@@ -278,7 +278,7 @@ class BaseStream(ABC):
     def reset(self) -> None:
         """Return to the initial state, as if no frame had been run. Allocates nothing."""
         self._state[:] = self.program.initial
-        self._held[:] = 0
+        self._hold(0)
 
     @property
     def state(self) -> StateView:
@@ -318,7 +318,12 @@ class BaseStream(ABC):
 
     def _go_back(self, kept: tuple[Any, ...]) -> None:
         """Go on from a state that a stream of the same program has kept. Allocates nothing."""
-        self._state[:], self._clock[:], self._held[:] = kept
+        self._state[:], self._clock[:] = kept[:2]
+        self._hold(kept[2])
+
+    def _hold(self, frame: Any) -> None:
+        """Take over a frame as the last good one; 0 is none."""
+        self._held[:] = frame
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes: portable between machines and versions.
@@ -359,7 +364,7 @@ class BaseStream(ABC):
             raise StateError(f"damaged snapshot: it holds {', '.join(tensors)}")
         held = checked_state("held", tensors.pop("held"), self._held.shape)
         self.state._put({n: checked_state(n, a, slots[n].shape) for n, a in tensors.items()})
-        self._held[:] = held
+        self._hold(held)
         self._clock[0] = frames
 
 

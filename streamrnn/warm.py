@@ -13,9 +13,11 @@ from .errors import ConfigError
 from .graph import describe
 from .kernels.cache import cache_folder
 from .kernels.compile import Part, prepare
-from .kernels.pool import ADVANCE, CHECK
+from .kernels.pool import ADVANCE, CHECK, POOL_JOB
 from .kernels.tape import LOOP, Kernel
+from .kernels.team import TEAM, split_forms
 from .layer import Layer
+from .narrow import STORAGES
 
 __all__ = ["Warmup", "parts_of", "warmup"]
 
@@ -29,7 +31,7 @@ class Warmup:
     folder : Path
         Where compiled kernels are kept.
     kernels : int
-        Kernels that are needed, the loop that calls them included.
+        Kernels that are needed, the loops that call them included.
     compiled : int
         How many of them were compiled now; the others were there.
     seconds : float
@@ -45,33 +47,44 @@ class Warmup:
 def parts_of(*models: Layer) -> list[Part]:
     """Return what the models need compiled; without a model, all that the library has.
 
+    That is for streams and pools, each with and without threads.
+
     Raises
     ------
     ConfigError
         If something else than a model is given.
     """
-    found: dict[int, Part] = {id(LOOP): LOOP}
+    kernels: list[Kernel | None] = []
     for model in models:
         if not isinstance(model, Layer):
             raise ConfigError(f"warmup: expected models, got {describe(model)}")
-        found |= {id(kernel): kernel for kernel in model.program().kernels}
-    if not models:
-        from . import ops
+        program = model.program()
+        kernels += [*program.kernels, *split_forms(program), *program.pool_kernels]
+    for kernel in _all_kernels() if not models else ():
+        for storage in STORAGES:
+            form = kernel.storing(storage)
+            kernels += [form, form.split]
+    parts: list[Part] = [LOOP, *TEAM, CHECK, ADVANCE, POOL_JOB, *filter(None, kernels)]
+    return list(dict.fromkeys(parts))
 
-        found |= {id(CHECK): CHECK, id(ADVANCE): ADVANCE}
-        for module in pkgutil.iter_modules(ops.__path__, f"{ops.__name__}."):
-            for value in vars(importlib.import_module(module.name)).values():
-                if isinstance(value, Kernel):
-                    found[id(value)] = value
-                    if value.split is not None:
-                        found[id(value.split)] = value.split
-    return list(found.values())
+
+def _all_kernels() -> list[Kernel]:
+    """Return the kernels of all ops, their forms for many streams among them."""
+    from . import ops
+
+    found: list[Kernel] = []
+    for module in pkgutil.iter_modules(ops.__path__, f"{ops.__name__}."):
+        values = vars(importlib.import_module(module.name)).values()
+        found += [value for value in values if isinstance(value, Kernel)]
+    return found
 
 
 def warmup(
     *models: Layer, jobs: int | None = None, told: Callable[[int, int], None] | None = None
 ) -> Warmup:
-    """Compile what models need, so that the first stream on this machine starts at once.
+    """Compile what models need, so that the first stream or pool on this machine starts at once.
+
+    Threads that share the work need nothing else.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import pytest
 import streamrnn as sr
 from streamrnn.decode import Hysteresis, Segment
 from streamrnn.frontend import LogMel
-from streamrnn.live import Meter
+from streamrnn.live import Frame, Meter
 from test_import_onnx import SILERO, _speech, fetched
 from test_live import RATE_HZ, noise
 
@@ -22,6 +22,7 @@ pytest.importorskip("typer", reason="the command needs the extra `cli`")
 from rich.console import Console
 from typer.testing import CliRunner
 
+from streamrnn.cli import picture
 from streamrnn.cli.app import app
 from streamrnn.cli.watch import Watch
 
@@ -179,6 +180,24 @@ def test_profile_and_plot(files, tmp_path):
     assert f"there is no folder {tmp_path / 'no'}" in result.stderr
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_what_is_kept_for_a_picture_does_not_grow(size, monkeypatch):
+    monkeypatch.setattr(picture, "MAX_POINTS", 16)
+    recorded, limit = picture.Recorded(), 16 if size == 1 else 4
+    firsts = np.random.default_rng(0).normal(size=(1001 if size == 1 else 11)).astype(np.float32)
+    firsts[3:5] = np.nan
+    y = np.zeros(size, np.float32)
+    for t, y[0] in enumerate(firsts):
+        recorded.write(Frame(t / 10, y))  # which is written over by the next one
+        assert len(recorded.times) == len(recorded.least) == len(recorded.greatest) <= limit
+    n = recorded.outputs_per_point
+    assert n > 1
+    pieces = [firsts[t : t + n] for t in range(0, len(firsts), n)]
+    assert recorded.times == [t / 10 for t in range(0, len(firsts), n)]
+    assert [y[0] for y in recorded.least] == [np.nanmin(piece) for piece in pieces]
+    assert [y[0] for y in recorded.greatest] == [np.nanmax(piece) for piece in pieces]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -210,6 +229,8 @@ def test_profile_and_plot(files, tmp_path):
         (["m.safetensors", "-", "--retries", "-1"], 2, "--retries"),
         (["m.safetensors", "-", "--threshold", "2"], 2, "expected 0 < off <= on <= 1"),
         (["m.safetensors", "-", "--on-gap", "hold"], 2, "hold needs --sensor-rate"),
+        (["m.safetensors", "-", "--on-gap", "nan"], 2, "nan needs --sensor-rate"),
+        (["m.safetensors", "-", "--input", "x=mic:0"], 2, "x=mic:0 is a live source, and has"),
         (["m.safetensors", "-", "--out", "mqtt://x"], 2, "expected mqtt://HOST/TOPIC"),
         (["m.safetensors", "-", "--input", "x=none.npy"], 1, "cannot read none.npy as .npy"),
         (["m.safetensors", "serial:x?speed=1"], 2, "expected serial:PORT?baud=NUMBER"),
@@ -386,6 +407,9 @@ def test_events_of_a_table_last_as_long_as_its_times_say(tmp_path):
 
 
 def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from streamrnn.export import to_onnx
+
     model = sr.GRU(1, 2, seed=0)
     model.save(tmp_path / "m.safetensors")
     (tmp_path / "x.csv").write_text("t,p\n0,0\n1,1\n2,2\n6,6\n7,7\n")
@@ -404,6 +428,18 @@ def test_a_table_with_gaps_at_a_fixed_rate(tmp_path):
         assert result.exit_code == 0
         assert np.allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
         assert "gaps 1" in result.stderr
+    model = sr.Sequential(sr.Input(1), sr.Conv1d(1, 2, 2, seed=0))  # it forgets NaN
+    model.save(tmp_path / "n.safetensors")
+    to_onnx(model, tmp_path / "n.onnx")
+    held[5:12] = np.nan
+    expected = model.stream("propagate").run(held)
+    for file, engine in (("n.safetensors", "streamrnn"), ("n.onnx", "onnxruntime")):
+        out = ("--engine", engine, "--on-gap", "nan", "--out", tmp_path / "y.npy")
+        assert run(tmp_path / file, *words, *out).exit_code == 0
+        got = np.load(tmp_path / "y.npy")
+        assert np.allclose(got, expected, atol=1e-6, equal_nan=True)
+    assert np.isnan(got[5:13]).all()
+    assert np.isfinite(got[13:]).all()
     result = run(tmp_path / "m.safetensors", *words, "--on-gap", "raise")
     assert result.exit_code == 1
     assert "no sample for 4 s" in result.stderr

@@ -598,3 +598,54 @@ def test_generate_and_beam_search_take_a_graph_in_onnxruntime(tmp_path):
     found, ours = (beam_search(m, [1], width=3, steps=5) for m in (theirs, model))
     assert [h.tokens for h in found] == [h.tokens for h in ours]
     assert theirs.frames == 0, "a search leaves the stream as it was"
+
+
+def test_a_transducer_takes_a_graph_in_onnxruntime(tmp_path):
+    from streamrnn.decode import TransducerGreedy
+
+    model = sr.Sequential(sr.Embedding(5, 4, seed=1), sr.GRU(4, 8, seed=1))
+    mix, xs = RNG.normal(size=(5, 14)), 2 * RNG.normal(size=(40, 6))
+
+    def joiner(encoded, predicted):
+        assert not failing or len(said) < 4
+        said.append(mix @ np.tanh(np.concatenate([encoded, predicted])))
+        return said[-1]
+
+    said, failing = [], False
+    theirs, ours = (
+        TransducerGreedy(predictor, joiner, tokens=5)
+        for predictor in (exported(model, tmp_path), model)
+    )
+    found, wanted = theirs.run(xs[:25]), ours.run(xs[:25])
+    assert [(t.token, t.frame) for t in found] == [(t.token, t.frame) for t in wanted]
+    assert len(wanted) > 10
+    before, failing = theirs.snapshot(), True
+    said.clear()
+    with pytest.raises(AssertionError):
+        theirs.run(xs[25:])
+    assert theirs.snapshot() == before
+    failing = False
+    wanted = [(t.token, t.frame) for t in ours.run(xs[25:])]
+    assert [(t.token, t.frame) for t in theirs.run(xs[25:])] == wanted
+    ours.restore(before)  # it moves between the engines
+    assert [(t.token, t.frame) for t in ours.run(xs[25:])] == wanted
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_states_are_handed_over_to_and_from_a_graph_in_onnxruntime(side, tmp_path):
+    from streamrnn.decode import hand_over
+
+    models = {"encoder": sr.LSTM(3, 8, seed=0), "decoder": sr.GRU(4, 8, seed=1)}
+    ours = {name: model.stream() for name, model in models.items()}
+    mixed = {**ours, side: exported(models[side], tmp_path)}
+    source, after = normal(6, 3), normal(5, 4)
+    results = []
+    for streams in (ours, mixed):
+        streams["encoder"].reset()
+        streams["encoder"].run(source)
+        streams["decoder"].run(after)  # of which nothing remains
+        hand_over(streams["encoder"], streams["decoder"], {"gru_0.h": "lstm_0.h"})
+        assert streams["decoder"].frames == 0
+        results.append(streams["decoder"].run(after))
+    assert_close(results[1], results[0], TOLERANCE)
+    assert not np.allclose(results[0], models["decoder"].run(after), atol=1e-2)

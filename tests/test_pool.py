@@ -400,6 +400,43 @@ def test_policies_are_those_of_a_stream(policy: str) -> None:
         assert pool[id_].snapshot() == stream.snapshot()
 
 
+@pytest.mark.parametrize("policy", ["raise", "propagate"])
+def test_a_held_frame_survives_a_pool_that_holds_none(policy: str) -> None:
+    """As in a stream of this policy: a snapshot goes on with the frame elsewhere."""
+    model = trained(s.Sequential(s.Conv1d(4, 5, 2, stride=2), s.GRU(5, 6)))
+    xs, lost = random_frames(model, 9, 3), np.full(4, np.nan, F32)
+    held = model.stream("hold")
+    held.run(xs[:3])
+    alone = model.stream(policy)
+    alone.restore(held.snapshot())
+    pool = model.pool(policy)
+    id_, fresh = pool.join(2).tolist()
+    pool[id_].restore(held.snapshot())
+    with pytest.raises(StreamError):
+        pool.step(xs[3:5], [id_, id_])
+    pool.step(xs[3:5])
+    alone.step(xs[3])
+    assert pool[id_].snapshot() == alone.snapshot()
+    others = (pool[id_], pool[id_].fork(), model.stream("hold"))
+    others[2].restore(pool[id_].snapshot())
+    others[2].step(lost)
+    for stream in others[:2]:
+        alone.restore(stream.snapshot())
+        held.restore(alone.snapshot())
+        held.step(lost)
+        assert held.snapshot() == others[2].snapshot()
+    assert pool[fresh].snapshot() == _after(model.stream(), xs[4]).snapshot()
+    pool[id_].reset()
+    assert pool[id_].snapshot() == model.stream().snapshot()
+    pool.leave(pool.ids)
+    assert not pool._apart
+
+
+def _after(stream: s.Stream, x: Any) -> s.Stream:
+    stream.step(x)
+    return stream
+
+
 def test_a_step_of_no_streams() -> None:
     _, pool, ids = _pool()
     assert pool.step(np.zeros((0, 4), F32), []).shape == (0, 2)

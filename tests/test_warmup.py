@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,16 @@ import pytest
 import streamrnn as s
 from streamrnn.kernels import compile as making
 from streamrnn.kernels.cache import cache_folder
+from streamrnn.kernels.compile import Part
+from streamrnn.kernels.pool import ADVANCE, CHECK, POOL_JOB
 from streamrnn.kernels.tape import LOOP
+from streamrnn.kernels.team import TEAM
 from streamrnn.ops.activations import relu
 from streamrnn.ops.linear import linear
-from test_kernel_cache import _RELU, _output, _python, package, warm
+from streamrnn.warm import parts_of
+from test_kernel_cache import _RELU, _damaged, _output, _python, package, warm
+from test_narrow import NARROW
+from zoo import CASES
 
 __all__ = ["package", "warm"]  # fixtures
 
@@ -35,6 +42,9 @@ class Fake:
 
     def is_kept(self, on_disk: bool = False) -> bool:
         return False
+
+    def kept_file(self) -> None:
+        return None
 
     @property
     def compiled(self) -> None:
@@ -119,7 +129,9 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_a_worker_finds_a_part() -> None:
     assert making._place(relu) == "streamrnn.ops.activations:relu"
     assert making._place(LOOP) == "streamrnn.kernels.tape:LOOP"
-    assert making._place(linear.storing("float16")) == "streamrnn.ops.linear:linear:float16"
+    assert making._place(linear.storing("float16")) == "streamrnn.ops.linear:linear:float16:plain"
+    for part in parts_of():
+        assert making._part(making._place(part)) is part, part
     own = Fake("own")
     own.function.__module__ = "__main__"
     assert making._place(own) == ""
@@ -140,8 +152,7 @@ def test_workers_fill_the_cache(tmp_path: Path) -> None:
         "making._jobs = lambda wanted, missing: 2\n"
         "m = s.Sequential(s.Input(2), s.ReLU(), s.Square(), s.Abs())\n"
         "print(m.step(np.array([-2, 3], np.float32)), len(places) > 0)\n"
-        "from streamrnn.warm import parts_of\n"
-        "print(all(part.is_kept(on_disk=True) for part in parts_of(m)))\n"
+        "print(all(part.is_kept(on_disk=True) for part in m.program().kernels))\n"
     )
     done = _python(code, STREAMRNN_CACHE_DIR=str(tmp_path), STREAMRNN_PROGRESS="")
     assert done.stdout.splitlines() == ["[0. 9.] True", "True"], done.stderr
@@ -256,13 +267,71 @@ def test_a_warm_start_imports_nothing_that_only_compiling_needs(warm: Path) -> N
 
 def test_warmup_of_a_model() -> None:
     model = s.Sequential(s.Input(2), s.ReLU(), s.ReLU())
-    model.stream()
+    s.warmup(model)
     found = s.warmup(model)
-    assert (found.folder, found.kernels, found.compiled) == (cache_folder(), 2, 0)
+    common = len({LOOP, *TEAM, CHECK, ADVANCE, POOL_JOB})
+    assert (found.folder, found.kernels, found.compiled) == (cache_folder(), common + 1, 0)
     with pytest.raises(s.ConfigError, match=r"warmup: expected models, got"):
         s.warmup("model.onnx")  # type: ignore[arg-type]
     with pytest.raises(s.ConfigError, match=r"jobs must be a whole number from 1 on, got 0"):
         s.warmup(model, jobs=0)
+
+
+_EVERY_WAY = """
+import sys, numpy as np
+from numba.core import compiler
+import streamrnn as s
+
+def refuse(self, *args):
+    raise AssertionError(f"{self.state.func_id.func_qualname} is compiled")
+
+compiler.CompilerBase._compile_core = refuse
+for path in sys.argv[1:]:
+    model = s.load(path)
+    x = np.ones((2, *model.stream().input_shape), np.float32)
+    for threads in (1, 2):
+        stream, pool = model.stream(threads=threads), model.pool(threads=threads)
+        pool.join(70)
+        y = pool.step(np.repeat(x[:1], 70, axis=0))
+        assert np.array_equal(y[69], stream.run(x)[0])
+        print(stream._walk is not None)
+"""
+
+
+def _only_with(parts: list[Part], folder: Path) -> Path:
+    """Make a cache that holds these parts and nothing else."""
+    there = folder / cache_folder().name
+    there.mkdir(parents=True)
+    for file in (part.kept_file() for part in parts):
+        assert file is not None
+        index = file.path.with_name(f"{file.path.name.rsplit('.', 2)[0]}.nbi")
+        for path in (file.path, index):
+            shutil.copy(path, there)
+    return folder
+
+
+def test_a_warm_machine_makes_streams_pools_and_threads_and_compiles_nothing(
+    tmp_path: Path,
+) -> None:
+    model = s.Sequential(s.Conv1d(5, 140, 3), s.ReLU(), s.GRU(140, 128), s.LSTM(128, 20))
+    forms = [model, *(model.quantize(mode) for mode in ("float16", "bfloat16", "int8"))]
+    s.warmup(*forms)
+    paths = [tmp_path / f"{i}.safetensors" for i in range(len(forms))]
+    for form, path in zip(forms, paths, strict=True):
+        form.save(path)
+    cache = _only_with(parts_of(*forms), tmp_path / "cache")
+    before = _contents(cache)
+    done = _python(_EVERY_WAY, *map(str, paths), STREAMRNN_CACHE_DIR=str(cache))
+    assert done.returncode == 0, done.stderr
+    shared = ["False", "True"] * 3 + ["False"] * 2  # int8 kernels are the calling thread's
+    assert done.stdout.split() == shared
+    assert _contents(cache) == before
+
+
+def test_all_kernels_are_those_of_every_model() -> None:
+    everything = set(parts_of())
+    for case in (*CASES, *NARROW):
+        assert everything.issuperset(parts_of(case.model)), case
 
 
 def test_a_program_compiles_nothing_until_a_stream_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,18 +355,34 @@ def test_the_command(tmp_path: Path) -> None:
 
     model = str(tmp_path / "m.safetensors")
     done = command(model, "--check")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "missing: advance, relu")
+    needed = sorted(part.name for part in parts_of(s.Sequential(s.Input(2), s.ReLU())))
+    missing = f"missing: {', '.join(needed)}"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, missing)
     done = command(model, "--jobs", "1")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "cache" / cache_folder().name
     first, second = done.stdout.splitlines()
-    assert first.startswith("2 kernels, 2 compiled now in ")
+    n = len(needed)
+    assert first.startswith(f"{n} kernels, {n} compiled now in ")
     assert second == f"kept in {folder}"
     done = command(model, "--list", "--check")
     assert done.returncode == 0
-    assert done.stdout.splitlines() == [
-        "kept    advance", "kept    relu", f"2 kernels, 0 missing in {folder}",
-    ]  # fmt: skip
+    there = [f"kept    {name}" for name in needed]
+    assert done.stdout.splitlines() == [*there, f"{n} kernels, 0 missing in {folder}"]
+    (machine_code,) = folder.glob("activations.relu_*.nbc")
+    machine_code.write_bytes(_damaged(machine_code.read_bytes(), "a page of zeros"))
+    (index,) = folder.glob("tape._advance*.nbi")
+    index.write_bytes(_damaged(index.read_bytes(), "cut short"))
+    done = command(model, "--check", "--list")
+    assert done.returncode == 1
+    assert "damaged relu" in done.stdout
+    assert done.stdout.splitlines()[-3:] == [
+        f"{n} kernels, 0 missing, 2 damaged in {folder}",
+        f"damaged: advance ({index}); without --check it is compiled anew",
+        f"damaged: relu ({machine_code}); without --check it is compiled anew",
+    ]
+    assert ", 2 compiled now in " in command(model).stdout
+    assert command(model, "--check").returncode == 0
 
 
 def test_the_commands_arguments(tmp_path: Path) -> None:

@@ -111,12 +111,14 @@ class Loaded:
                 "streamrnn export --with-frontend puts it there"
             )
         self.layer = Sequential(from_features(features), self.layer)
-        self.stream = self.layer.stream()
+        self.stream = self.layer.stream(self.stream.on_nonfinite)
         rate = self.metadata.get("sample_rate") or features.get("sample_rate_hz")
         self.metadata = {**self.metadata, **({"sample_rate": rate} if rate else {})}
 
 
-def load_model(path: Path, options: Mapping[str, Any], engine: str) -> Loaded:
+def load_model(
+    path: Path, options: Mapping[str, Any], engine: str, on_nonfinite: str = "raise"
+) -> Loaded:
     """Return a model, ready to run.
 
     Parameters
@@ -127,6 +129,8 @@ def load_model(path: Path, options: Mapping[str, Any], engine: str) -> Loaded:
         As `reading` returns them; where none is given, models that are known get theirs.
     engine : str
         ``"streamrnn"`` or ``"onnxruntime"``.
+    on_nonfinite : str
+        As for :meth:`streamrnn.Layer.stream`.
 
     Raises
     ------
@@ -140,14 +144,14 @@ def load_model(path: Path, options: Mapping[str, Any], engine: str) -> Loaded:
     constants = options.get("constants") or {}
     if engine == "streamrnn":
         layer = load(path, **options)
-        return Loaded(layer.stream(), layer, layer.metadata, known, constants)
+        return Loaded(layer.stream(on_nonfinite), layer, layer.metadata, known, constants)
     if engine != "onnxruntime":
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: onnxruntime runs .onnx files: streamrnn export makes one")
     from ..export import OnnxStream
 
-    stream = OnnxStream(path, **options)
+    stream = OnnxStream(path, on_nonfinite=on_nonfinite, **options)
     return Loaded(stream, None, _notes(stream), known, constants)
 
 

@@ -21,6 +21,7 @@ from rich.table import Table as Columns
 
 from ..decode import Hysteresis
 from ..errors import ConfigError, StreamrnnError
+from ..frontend.timestamps import ON_GAP
 from ..live import (
     EventSink,
     JsonSink,
@@ -44,12 +45,16 @@ from ..profile import OpTime, profile
 from .model import ENGINES, Loaded, load_model
 from .options import Constants, Shapes, States, arrays_of, check_other, reading
 from .picture import Recorded, draw, drawable
-from .sources import Choices, Kept, framed, mqtt_words, opened
+from .sources import Choices, Kept, framed, is_live, mqtt_words, opened
 from .watch import Watch, ended_by_signals, warnings_shown
 
 __all__ = ["run"]
 
 PROFILED_FRAMES = 200
+_TWO_CLOCKS = (
+    "{} is a live source, and has a clock of its own: only SOURCE can be one, since frames of two "
+    "cannot be matched. Let whoever sends them put both into one message or packet"
+)
 
 
 def _positive(value: float | None) -> float | None:
@@ -160,8 +165,9 @@ def run(
     on_gap: Annotated[
         str,
         typer.Option(
-            callback=_one_of("reset", "hold", "interpolate", "raise"),
-            help="In a longer one: reset the model, or hold, interpolate (--sensor-rate), raise.",
+            callback=_one_of(*ON_GAP),
+            help="In a longer one: reset the model; with --sensor-rate also hold, interpolate, nan "
+            "(frames of NaN, for a model that was trained with them), raise.",
         ),
     ] = "reset",
     beside: Annotated[
@@ -219,7 +225,7 @@ def run(
         Hysteresis(1000.0, **rule)
     if frame_rate is not None and time_column is not None:
         raise typer.BadParameter("--time-column says the time", param_hint="--frame-rate")
-    if on_gap in ("hold", "interpolate", "raise") and sensor_rate is None:
+    if on_gap != "reset" and sensor_rate is None:
         raise typer.BadParameter(f"{on_gap} needs --sensor-rate", param_hint="--on-gap")
     for read in (model, Path(source)):
         if out is not None and not _peer(out):
@@ -229,7 +235,11 @@ def run(
     if plot is not None:
         drawable(plot)
     with warnings_shown():
-        loaded = load_model(model, reading(model, shape, constant, state), engine)
+        on_nonfinite = "propagate" if on_gap == "nan" else "raise"
+        loaded = load_model(model, reading(model, shape, constant, state), engine, on_nonfinite)
+        for text in beside or ():
+            if is_live(text.partition("=")[2]):
+                raise typer.BadParameter(_TWO_CLOCKS.format(text), param_hint="--input")
         loaded.others = arrays_of("--input", beside)
         _announce(model, loaded)
         if with_profile and len(loaded.inputs) > 1:

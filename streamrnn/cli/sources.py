@@ -39,7 +39,7 @@ from ..live import (
 )
 from .model import Loaded
 
-__all__ = ["Choices", "Kept", "framed", "mqtt_words", "opened"]
+__all__ = ["Choices", "Kept", "framed", "is_live", "mqtt_words", "opened"]
 
 LIVE = ("camera", "mic", "mqtt", "serial", "ws", "wss")
 TABLES = {".csv": Csv, ".parquet": Parquet}
@@ -100,6 +100,11 @@ class Choices:
         return self.frame_rate_hz or 1.0
 
 
+def is_live(text: str) -> bool:
+    """Whether a text names a live source."""
+    return text.partition(":")[0] in LIVE
+
+
 def opened(text: str, choices: Choices, model: Loaded) -> Source:
     """Open a source; what it gives is as it comes.
 
@@ -114,7 +119,7 @@ def opened(text: str, choices: Choices, model: Loaded) -> Source:
         if rate_hz is None:
             raise ConfigError("standard input is raw samples: say their rate with --rate")
         return Pcm(_stdin(), rate_hz, choices.encoding, choices.channels)
-    if text.partition(":")[0] in LIVE:
+    if is_live(text):
         return Reconnecting(lambda: _live(text, choices, model), choices.retries)
     if kind == ".npy":
         return Npy(text, choices.rate_hz, choices.rows_hz)

@@ -35,16 +35,17 @@ def warmup(
         bool, typer.Option("--list", help="List the kernels and compile nothing.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Compile nothing; exit code 1 if a kernel is missing.")
+        bool,
+        typer.Option("--check", help="Compile nothing; exit code 1 if one is missing or damaged."),
     ] = False,
     shape: Shapes = None,
     constant: Constants = None,
     state: States = None,
 ) -> None:
-    """Compile what models need, so that their first stream on this machine starts at once.
+    """Compile what models need, so that their first stream or pool on this machine starts at once.
 
-    Exit code 1 if a model cannot be loaded, a kernel is missing (--check) or the kernels cannot be
-    kept; 2 if an argument is wrong.
+    Exit code 1 if a model cannot be loaded, a kernel is missing or damaged (--check) or the kernels
+    cannot be kept; 2 if an argument is wrong.
     """
     if everything == bool(models):
         raise typer.BadParameter("name model files, or say --all", param_hint="MODELS")
@@ -62,19 +63,26 @@ def warmup(
         )
     console.print(f"{done.kernels} kernels, {done.compiled} compiled now in {done.seconds:.1f} s")
     console.print(f"kept in {done.folder}")
-    _look(console, parts_of(*loaded), show=False, check=True, from_disk=True)
+    _look(console, parts_of(*loaded), show=False, check=True, count=False)
 
 
-def _look(
-    console: Console, parts: list[Part], show: bool, check: bool, from_disk: bool = False
-) -> None:
-    """List what there is; end with 1 if it is to be checked and something is missing."""
-    kept = {part.name: part.is_kept(from_disk) for part in parts}
-    missing = [name for name, there in kept.items() if not there]
-    for name, there in sorted(kept.items()) if show else ():
-        console.print(f"{'kept   ' if there else 'missing'} {name}")
-    if show or (check and not from_disk):
-        console.print(f"{len(kept)} kernels, {len(missing)} missing in {cache_folder()}")
+def _look(console: Console, parts: list[Part], show: bool, check: bool, count: bool = True) -> None:
+    """List what is on disk; end with 1 if it is to be checked and something is wrong.
+
+    Every file is read, and held against its checksum.
+    """
+    files = [(part.name, part.kept_file()) for part in sorted(parts, key=lambda part: part.name)]
+    missing = [name for name, file in files if file is None]
+    damaged = [(name, file.path) for name, file in files if file is not None and not file.is_whole]
+    for name, file in files if show else ():
+        state = "missing" if file is None else "kept   " if file.is_whole else "damaged"
+        console.print(f"{state} {name}")
+    if count:
+        wrong = f"{len(missing)} missing" + (f", {len(damaged)} damaged" if damaged else "")
+        console.print(f"{len(files)} kernels, {wrong} in {cache_folder()}")
     if check and missing:
-        console.print(f"missing: {', '.join(sorted(missing))}")
+        console.print(f"missing: {', '.join(missing)}")
+    for name, path in damaged if check else ():
+        console.print(f"damaged: {name} ({path}); without --check it is compiled anew")
+    if check and (missing or damaged):
         raise typer.Exit(1)

@@ -9,12 +9,12 @@ import numpy as np
 
 from ..errors import ConfigError, StateError
 from ..graph import describe
-from ..stream import Stream
+from ..stream import BaseStream
 
 __all__ = ["hand_over"]
 
 
-def hand_over(encoder: Stream, decoder: Stream, states: Mapping[str, str | Any]) -> None:
+def hand_over(encoder: BaseStream, decoder: BaseStream, states: Mapping[str, str | Any]) -> None:
     """Begin a decoder with the states that an encoder has come to.
 
     The decoder is reset first, so that nothing of an earlier text remains; states that are not
@@ -22,7 +22,7 @@ def hand_over(encoder: Stream, decoder: Stream, states: Mapping[str, str | Any])
 
     Parameters
     ----------
-    encoder, decoder : Stream
+    encoder, decoder : Stream or OnnxStream
         Running streams: of a model, ``generate`` would make a new one that knows nothing of this.
     states : mapping of str to str or float32 array
         For states of the decoder, by name, the encoder's state, by name:
@@ -38,7 +38,7 @@ def hand_over(encoder: Stream, decoder: Stream, states: Mapping[str, str | Any])
         If a state is unknown, misshapen or not finite; the decoder is as it was.
     """
     for name, stream in {"encoder": encoder, "decoder": decoder}.items():
-        if not isinstance(stream, Stream):
+        if not isinstance(stream, BaseStream):
             raise ConfigError(
                 f"hand_over: `{name}` must be a running stream, got {describe(stream)}: make one "
                 f"with `model.stream()` and generate from it"
@@ -56,7 +56,7 @@ def hand_over(encoder: Stream, decoder: Stream, states: Mapping[str, str | Any])
     decoder.state.update(given)
 
 
-def _given(encoder: Stream, source: str) -> Any:
+def _given(encoder: BaseStream, source: str) -> Any:
     if source not in encoder.state:
         raise StateError(
             f"hand_over: the encoder has no state {source!r}; it has "
@@ -65,7 +65,7 @@ def _given(encoder: Stream, source: str) -> Any:
     return encoder.state[source]
 
 
-def _check(decoder: Stream, name: str, source: Any, value: Any) -> None:
+def _check(decoder: BaseStream, name: str, source: Any, value: Any) -> None:
     """Raise StateError unless the decoder has this state, in the shape of what it is given."""
     if name not in decoder.state:
         raise StateError(

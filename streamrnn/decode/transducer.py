@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError, StateError
 from ..graph import Clock, describe
 from ..layer import Layer
-from ..stream import Stream
+from ..stream import BaseStream
 from .choose import check_integer
 from .ctc import check_tokens, log_probabilities
 from .decoder import Embed, as_tokens, index_frame
@@ -47,7 +47,7 @@ class TransducerGreedy:
 
     Parameters
     ----------
-    predictor : Stream or Layer
+    predictor : Stream, OnnxStream or Layer
         Reads a token, makes a prediction. A layer gets a stream of its own; a stream is reset.
     joiner : callable
         ``joiner(encoded, predicted)`` gives the logits, float [shape=(tokens,)], and keeps no
@@ -75,7 +75,7 @@ class TransducerGreedy:
 
     def __init__(
         self,
-        predictor: Stream | Layer,
+        predictor: BaseStream | Layer,
         joiner: Joiner,
         *,
         tokens: int,
@@ -84,7 +84,7 @@ class TransducerGreedy:
         max_symbols: int = 10,
         embed: Embed | None = None,
     ) -> None:
-        if not isinstance(predictor, (Stream, Layer)):
+        if not isinstance(predictor, (BaseStream, Layer)):
             raise ConfigError(
                 f"TransducerGreedy: `predictor` is a stream or a model, got {describe(predictor)}"
             )
@@ -93,7 +93,7 @@ class TransducerGreedy:
                 f"TransducerGreedy: `joiner` must be a function of an encoder frame and a "
                 f"prediction, got {describe(joiner)}"
             )
-        self.predictor = predictor if isinstance(predictor, Stream) else predictor.stream()
+        self.predictor = predictor if isinstance(predictor, BaseStream) else predictor.stream()
         if self.predictor.program.clock != Clock():
             raise ConfigError(
                 f"TransducerGreedy: the predictor must answer each token at once; this one's "

@@ -4,6 +4,9 @@ numba's own cache watches only the file that defines a function, so an edit in a
 would leave a stale kernel behind. Here one stamp covers everything that a kernel's code depends on:
 the sources of all kernel modules, the versions of numba and llvmlite, the CPU and its features.
 Each stamp has a folder of its own; nothing in it is ever wrong, so nothing needs to be invalidated.
+A stamp for each kernel would save compiling after an update, but then an update would find a folder
+that is read-only and lacks kernels, files would have to be thrown away one by one, and what a
+kernel depends on would have to be found from its imports: too much that can go wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import numba
@@ -33,7 +36,7 @@ from numba.core.caching import (
 
 from .simd import host_description
 
-__all__ = ["KernelCache", "cache_folder", "source_stamp", "writable"]
+__all__ = ["KeptFile", "KernelCache", "cache_folder", "source_stamp", "writable"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -149,7 +152,7 @@ class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
 
     def _load_data(self, name: str) -> Any:
         data = Path(self._data_path(name)).read_bytes()
-        if data[:CHECKSUM] != _checksum(data[CHECKSUM:]):
+        if not _is_whole(data):
             raise ValueError(f"{name} is damaged")
         return pickle.loads(data[CHECKSUM:])
 
@@ -161,6 +164,17 @@ class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
 
 def _checksum(code: bytes) -> bytes:
     return zlib.crc32(code).to_bytes(CHECKSUM, "little")
+
+
+def _is_whole(data: bytes) -> bool:
+    return data[:CHECKSUM] == _checksum(data[CHECKSUM:])
+
+
+class KeptFile(NamedTuple):
+    """A file of the cache, and whether it is as it was written."""
+
+    path: Path
+    is_whole: bool
 
 
 class KernelCache(FunctionCache):  # type: ignore[misc]
@@ -188,14 +202,22 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     def _of_the_library(self) -> bool:
         return bool(self._impl.locator.file.is_relative_to(PACKAGE))
 
-    def holds(self, sig: Any, target_context: Any) -> bool:
-        """Whether there is a compiled form for this signature; it is not loaded."""
+    def find(self, sig: Any, target_context: Any) -> KeptFile | None:
+        """Return the file with the compiled form for this signature; it is not loaded.
+
+        It is the index, where that is damaged; and nothing, where there is no such form.
+        """
+        files = self._cache_file
         try:
-            key = self._index_key(sig, target_context.codegen())
-            name = self._cache_file._load_index().get(key)
-            return name is not None and (cache_folder() / name).is_file()
-        except Exception:  # a damaged index
-            return False
+            name = files._load_index().get(self._index_key(sig, target_context.codegen()))
+        except Exception:  # whatever the damage
+            return KeptFile(Path(files._index_path), False)
+        if name is None:
+            return None
+        path = Path(files._data_path(name))
+        with contextlib.suppress(OSError):
+            return KeptFile(path, _is_whole(path.read_bytes()))
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):  # full disk, read-only folder: compile again next time

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from .cache import cache_folder, writable
+from .cache import KeptFile, cache_folder, writable
 from .tape import Kernel
 
 __all__ = ["Part", "prepare", "work"]
@@ -42,6 +42,8 @@ class Part(Protocol):
     def compiled(self) -> Any: ...
 
     def is_kept(self, on_disk: bool = False) -> bool: ...
+
+    def kept_file(self) -> KeptFile | None: ...
 
 
 def prepare(parts: Iterable[Part], jobs: int | None = None, told: Told | None = None) -> int:
@@ -159,7 +161,7 @@ def _compile(missing: Sequence[Part], jobs: int, told: Told) -> None:
 def _place(part: Part) -> str:
     """Return where another process finds a part; nothing if it cannot.
 
-    It is ``module:name``, or ``module:name:storage`` for one of a kernel's forms.
+    It is ``module:name``, or ``module:name:storage:form`` for one of a kernel's forms.
     """
     name = getattr(getattr(part, "function", None), "__module__", "")
     module = sys.modules.get(name)
@@ -169,9 +171,21 @@ def _place(part: Part) -> str:
     for key, value in vars(module).items():
         if value is part:
             return f"{name}:{key}"
-        if isinstance(value, Kernel) and value.storing(storage) is part:
-            return f"{name}:{key}:{storage}"
+        if isinstance(value, Kernel):
+            form = value.storing(storage)
+            if part in (form, form.split):
+                return f"{name}:{key}:{storage}:{'plain' if part is form else 'split'}"
     return ""
+
+
+def _part(place: str) -> Part:
+    """Return the part that is found at a place."""
+    module, name, *form = place.split(":")
+    part: Any = getattr(importlib.import_module(module), name)
+    if form:
+        part = part.storing(form[0])
+        part = part.split if form[1] == "split" else part
+    return part  # type: ignore[no-any-return]
 
 
 _WORKER = (
@@ -202,9 +216,7 @@ def work() -> None:
         os.dup2(2, 1)  # whatever modules print is no answer
         for line in sys.stdin:
             with contextlib.suppress(Exception):
-                module, name, *storage = line.strip().split(":")
-                part = getattr(importlib.import_module(module), name)
-                _ = (part.storing(*storage) if storage else part).compiled
+                _ = _part(line.strip()).compiled
             answers.write("done\n")
             answers.flush()
 

@@ -11,18 +11,15 @@ not. At each clock those that have one lie side by side, in order; ``place`` say
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from numba import types
-from numba.core.ccallback import CFunc
 
 from .atomic import add
-from .cache import KernelCache
 from .simd import at, bits, call, floats, ints, truths
-from .tape import _OPTIONS, HOLD, MISMATCH, RAISE, ROW, Loop, copy, emitted, finite, helper
+from .tape import HOLD, MISMATCH, RAISE, ROW, Job, Loop, copy, emitted, finite, helper
 
-__all__ = ["ADVANCE", "CHECK", "EACH", "HOW", "MANY", "SLOT_BITS", "TOGETHER", "pool_job"]
+__all__ = ["ADVANCE", "CHECK", "EACH", "HOW", "MANY", "POOL_JOB", "SLOT_BITS", "TOGETHER"]
 
 # Fields of a pool's plan.
 (
@@ -202,11 +199,5 @@ ADVANCE = Loop(_advance_pool, types.void(types.int64, _IDS, _X, _Y, _DUE))
 Row j of `x` is the frame of the j-th, row j of `y` its output where ``due[j]``, else NaN. All has
 been checked by ``CHECK``."""
 
-
-@functools.cache
-def pool_job() -> Any:
-    """Return the same as a job of several threads; the arrays' addresses are in the plan."""
-    entry: Any = CFunc(_pool_job, ((types.int64,) * 3, types.void), {}, dict(_OPTIONS))
-    entry._cache = KernelCache(_pool_job)
-    entry.compile()
-    return entry
+POOL_JOB = Job(_pool_job)
+"""The same as ``ADVANCE``, for several threads; the arrays' addresses are in the plan."""

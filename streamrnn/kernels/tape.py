@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import inspect
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 
 from .atomic import alone
-from .cache import KernelCache
+from .cache import KeptFile, KernelCache
 from .inlined import Inlined
 from .simd import (
     as_bfloat16,
@@ -59,8 +60,10 @@ from .simd import (
 __all__ = [
     "LOOP",
     "ROW",
+    "Compiled",
     "Frames",
     "Index",
+    "Job",
     "Kernel",
     "Loop",
     "Matrix",
@@ -122,7 +125,54 @@ def helper(function: Callable[..., Any]) -> Any:
     return njit(function, pipeline_class=Inlined, **_INLINED, **_OPTIONS)
 
 
-class Kernel:
+class Compiled(ABC):
+    """A function that is compiled when first asked for, and kept in the cache.
+
+    Parameters
+    ----------
+    function : callable
+        What is compiled.
+    signature : Signature
+        numba's, of what is compiled.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        self.function, self.signature = function, signature
+        self.name = function.__name__.lstrip("_")
+
+    @property
+    @abstractmethod
+    def _entry(self) -> Any:
+        """The function as numba knows it, before it is compiled; with its cache, if it has one."""
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """The C function, taken from the cache or compiled now."""
+        self._entry.compile()
+        return self._entry
+
+    @property
+    def address(self) -> int:
+        """Where the C function lies."""
+        address: Any = self.compiled.address
+        return int(address)
+
+    def is_kept(self, on_disk: bool = False) -> bool:
+        """Whether it need not be compiled: it has been (unless on disk is asked), or is cached."""
+        if "compiled" in self.__dict__ and not on_disk:
+            return True
+        file = self.kept_file()
+        return file is not None and file.is_whole
+
+    def kept_file(self) -> KeptFile | None:
+        """Return the file of the cache that keeps it, if there is one."""
+        cache = self._entry._cache
+        if not isinstance(cache, KernelCache):
+            return None
+        return cache.find(self.signature, cpu_target.target_context)
+
+
+class Kernel(Compiled):
     """A kernel: its parameters, and its compiled form, made when first asked for."""
 
     def __init__(
@@ -132,8 +182,9 @@ class Kernel:
         split: bool = False,
         storage: str = "float32",
     ) -> None:
-        self.name = function.__name__
-        self.function = function
+        super().__init__(function, _SPLIT_SIGNATURE if split else _SIGNATURE)
+        self.name += "" if storage == "float32" else f" {storage}"
+        self.name += " split" if split else ""
         self.for_members = split
         self.storage = storage
         self._narrow: dict[str, Kernel] = {}
@@ -175,27 +226,13 @@ class Kernel:
         return self._narrow[storage]
 
     @functools.cached_property
-    def compiled(self) -> Any:
-        """The C function, taken from the cache or compiled now."""
-        self._entry.compile()
-        return self._entry
-
-    def is_kept(self, on_disk: bool = False) -> bool:
-        """Whether it need not be compiled: it has been (unless on disk is asked), or is cached."""
-        if "compiled" in self.__dict__ and not on_disk:
-            return True
-        entry, context = self._entry, cpu_target.target_context
-        kept: Any = entry._cache
-        return isinstance(kept, KernelCache) and kept.holds(entry._sig, context)
-
-    @functools.cached_property
     def _entry(self) -> Any:
         """The C function before it is compiled."""
         arguments = ", ".join(
             _PARAMETERS[kind].format(i=i) for i, kind in enumerate(self.parameters.values(), 1)
         )
         numbers = "Number" in self.parameters.values()
-        entry_name = f"{self.name}_{self.line}"  # what it is called in the cache
+        entry_name = f"{self.function.__name__}_{self.line}"  # what it is called in the cache
         if self.storage != "float32":
             entry_name += f"_{self.storage}"
         me = ""
@@ -219,8 +256,7 @@ class Kernel:
         }
         exec(compile(source, self.file, "exec"), scope)
         function = scope[entry_name]
-        signature = _SPLIT_SIGNATURE if self.for_members else _SIGNATURE
-        entry: Any = CFunc(function, (signature.args, types.void), {}, dict(_OPTIONS))
+        entry: Any = CFunc(function, (self.signature.args, types.void), {}, dict(_OPTIONS))
         if Path(self.file).is_file():  # a kernel typed at a prompt has no file to watch
             entry._cache = KernelCache(function)
         return entry
@@ -231,11 +267,6 @@ class Kernel:
         if not self.shared:
             return None
         return Kernel(self.function, self.line, split=True, storage=self.storage)
-
-    @property
-    def address(self) -> int:
-        address: Any = self.compiled.address
-        return int(address)
 
     def row(self, operands: Sequence[int]) -> list[int]:
         """Return the tape's row that calls this kernel."""
@@ -397,12 +428,8 @@ def _advance(plan_address: int, n_frames: int, x: Any, y: Any) -> int:
     return written
 
 
-class Loop:
-    """A loop over a tape: made ready like a kernel, but called from Python."""
-
-    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
-        self.function, self.signature = function, signature
-        self.name = function.__name__.lstrip("_")
+class Loop(Compiled):
+    """A function that Python calls, with arrays and integers: the loop over a tape is one."""
 
     @functools.cached_property
     def compiled(self) -> Any:
@@ -411,17 +438,24 @@ class Loop:
         self._entry.disable_compile()
         return self._entry
 
-    def is_kept(self, on_disk: bool = False) -> bool:
-        """Whether it need not be compiled, as for a kernel."""
-        if "compiled" in self.__dict__ and not on_disk:
-            return True
-        return bool(self._entry._cache.holds(self.signature, cpu_target.target_context))
-
     @functools.cached_property
     def _entry(self) -> Any:
         function = njit(self.function, **_OPTIONS)
         function._cache = KernelCache(self.function)
         return function
+
+
+class Job(Compiled):
+    """A function ``job(part, parts, argument)`` of int64, of which threads each do a part."""
+
+    def __init__(self, function: Callable[[int, int, int], None]) -> None:
+        super().__init__(function, types.void(*[types.int64] * 3))
+
+    @functools.cached_property
+    def _entry(self) -> Any:
+        entry: Any = CFunc(self.function, (self.signature.args, types.void), {}, dict(_OPTIONS))
+        entry._cache = KernelCache(self.function)
+        return entry
 
 
 _FRAMES = types.Array(types.float32, 1, "C", readonly=True)

@@ -41,16 +41,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
-from numba.core.ccallback import CFunc
+from numba import types
 
 from ..errors import ConfigError
 from .atomic import add, call_job, call_split, core, read, swap, write
-from .cache import KernelCache
+from .compile import prepare
 from .member import EXPECTED, GIVE_WAY, LINE, MEETINGS, PART, PARTS, SPINS, meet, wait
 from .simd import at, call, floats, ints
 from .tape import (
-    _OPTIONS,
     FRAMES,
     ROW,
     ROWS,
@@ -58,7 +56,10 @@ from .tape import (
     STATE,
     TAPE,
     WEIGHTS,
+    Compiled,
+    Job,
     Kernel,
+    Loop,
     Size,
     advance,
     helper,
@@ -195,14 +196,9 @@ def _call(address: int, job: int, argument: int) -> int:
     return joined
 
 
-@functools.cache
-def _compiled(function: Callable[..., int]) -> Callable[..., int]:
-    """Return one of the functions above compiled; its arguments are int64."""
-    made = njit(function, **_OPTIONS)
-    made._cache = KernelCache(function)
-    made.compile(types.int64(*[types.int64] * function.__code__.co_argcount))
-    made.disable_compile()
-    return made  # type: ignore[no-any-return]
+_I = types.int64
+CALL = Loop(_call, _I(_I, _I, _I))
+SERVE, STOP = Loop(_serve, _I(_I, _I)), Loop(_stop, _I(_I, _I))
 
 
 @functools.cache
@@ -292,11 +288,11 @@ class Team:
         self._starting = threading.Lock()
         self._all_asleep()
         self._sleepers = ctypes.c_int64.from_address(self.address + 8 * SLEEPERS)
-        self._call, self._stop_member = _compiled(_call), _compiled(_stop)
-        self._serve = _compiled(_serve)
+        self._call: Callable[[int, int, int], int] = CALL.compiled
+        self._serve: Callable[[int, int], int] = SERVE.compiled
         Team._all.add(self)
         self.close = weakref.finalize(
-            self, _close, self._stop_member, self._lines, self._locks, self._threads
+            self, _close, STOP.compiled, self._lines, self._locks, self._threads
         )
         """End the threads; a closed team goes on with the calling thread alone."""
 
@@ -411,8 +407,6 @@ SPLIT, MEET = 1, 2
 WORTH = 1 << 15
 """Multiplications a frame from which on a row is split; below, meeting costs more than it saves."""
 
-_JOB = types.void(*[types.int64] * 3)
-
 
 def _walk(part: int, parts: int, address: int) -> None:
     walk = ints(address)
@@ -434,13 +428,8 @@ def _walk(part: int, parts: int, address: int) -> None:
             call(row[0], row, weights, state, scratch, frames)
 
 
-@functools.cache
-def _walk_job() -> Any:
-    """Return the job of a team that walks a tape."""
-    entry: Any = CFunc(_walk, (_JOB.args, types.void), {}, dict(_OPTIONS))
-    entry._cache = KernelCache(_walk)
-    entry.compile()
-    return entry
+WALK = Job(_walk)
+"""The job of a team that walks a tape."""
 
 
 @kernel
@@ -453,9 +442,12 @@ def walk_together(team: Size, job: Size, walk: Size) -> None:
 
 def split_forms(program: Program) -> list[Kernel | None]:
     """Return, for each row of a program's tape, the form that is worth sharing, or None."""
-    kernels = {kernel.address: kernel for kernel in program.kernels}
-    rows = zip(program.tape[:, 0], program.work, strict=True)
-    return [kernels[int(address)].split if work >= WORTH else None for address, work in rows]
+    rows = zip(program.row_kernels, program.work, strict=True)
+    return [kernel.split if work >= WORTH else None for kernel, work in rows]
+
+
+TEAM: tuple[Compiled, ...] = (CALL, SERVE, STOP, WALK, walk_together)
+"""What every stream with threads needs, beside its split forms."""
 
 
 class Walk:
@@ -474,6 +466,7 @@ class Walk:
     """
 
     def __init__(self, tape: Any, forms: list[Kernel | None], plan: Any, threads: int) -> None:
+        prepare([*TEAM, *filter(None, forms)])
         self.team = Team.of(threads)
         self._tape = tape.copy()
         self._kinds = np.zeros(len(tape), np.int64)
@@ -492,7 +485,7 @@ class Walk:
             card = table[(_CARDS + k) * LINE :]
             card[MEETINGS] = table.ctypes.data + 8 * _COUNTER * LINE
             card[GIVE_WAY], card[SPINS] = self.team._lines[OTHERS], self.team._lines[ENOUGH]
-        operands = [self.team.address, int(_walk_job().address), int(table.ctypes.data)]
+        operands = [self.team.address, WALK.address, int(table.ctypes.data)]
         self._row = np.array(walk_together.row(operands), np.int64)
         plan[TAPE], plan[ROWS] = self._row.ctypes.data, 1
         self._advance = advance()
