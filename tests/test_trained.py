@@ -115,5 +115,7 @@ def test_rnnoise_with_int8_weights(rnnoise: dict[str, np.ndarray]) -> None:
     assert_close(voice, wanted["vad_int8"], 3e-2)
     error = np.abs(gains - wanted["gains_int8"]).mean()
     assert error < 5e-4 < 2 * np.abs(gains - wanted["gains"]).mean()
+    unsigned = rnnoise_int8(rnnoise, signed=False).stream().run(wanted["feat"])
+    assert_same(unsigned, (gains, voice), "unsigned bytes")
     some = wanted["feat"][:40]
     assert_same(run_in_steps(model.stream(), some), (gains[:40], voice[:40]), "step by step")

@@ -169,6 +169,7 @@ def _heads(a: dict[str, np.ndarray], x: Any, hidden: list[Any], feedback: Any = 
 
 
 def rnnoise_float(a: dict[str, np.ndarray]) -> Layer:
+    """Return the model with float32 weights."""
     x = Input(65)
     hidden = [s.Tanh()(_conv(a, "conv2", 128, N)(s.Tanh()(_conv(a, "conv1", 65, 128)(x))))]
     for name in ("gru1", "gru2", "gru3"):
@@ -184,27 +185,31 @@ def rnnoise_float(a: dict[str, np.ndarray]) -> Layer:
     return _heads(a, x, hidden)
 
 
-def _of_bytes(a: dict[str, np.ndarray], name: str, x: Any) -> Any:
+def _of_bytes(a: dict[str, np.ndarray], name: str, x: Any, signed: bool) -> Any:
     """Return a product of int8 weights and of x in steps of 1/127, scaled, with its bias."""
     weight = _matrix(a, name, "int8").T
-    product = s.IntegerLinear(N, len(weight), signed=True, name=name)
+    product = s.IntegerLinear(N, len(weight), signed=signed, name=name)
     product.weights = {"weight_int8": weight}
     scaled = s.Affine(len(weight))
     scaled.weights = {"weight": a[f"{name}_scale"], "bias": a[f"{name}_bias"]}
-    return scaled(product(s.Floor()(x * 127.0 + 0.5), s.Constant(())(x)))
+    steps, zero = s.Floor()(x * 127.0 + 0.5), s.Constant(())
+    if not signed:
+        steps, zero.weights = steps + 128.0, {"value": np.float32(128)}
+    return scaled(product(steps, zero(x)))
 
 
-def rnnoise_int8(a: dict[str, np.ndarray]) -> Layer:
+def rnnoise_int8(a: dict[str, np.ndarray], signed: bool = True) -> Layer:
+    """Return the model with int8 weights; what they multiply is in signed or in unsigned bytes."""
     x = Input(65)
     first = s.Recent(3)(s.Tanh()(_conv(a, "conv1", 65, 128)(x)))  # (128, 3)
-    hidden = [s.Tanh()(_of_bytes(a, "conv2", s.Flatten()(s.Transpose((1, 0))(first))))]
+    hidden = [s.Tanh()(_of_bytes(a, "conv2", s.Flatten()(s.Transpose((1, 0))(first)), signed))]
     feedback = {}
     for name in ("gru1", "gru2", "gru3"):
         h = Past(N, name=f"{name}.h")(x)
         diagonal = s.Constant(3 * N)
         diagonal.weights = {"value": a[f"{name}_recurrent_weights_diag"]}
-        of_x = _of_bytes(a, f"{name}_input", hidden[-1])
-        of_h = _of_bytes(a, f"{name}_recurrent", h) + concat(h, h, h) * diagonal(h)
+        of_x = _of_bytes(a, f"{name}_input", hidden[-1], signed)
+        of_h = _of_bytes(a, f"{name}_recurrent", h, signed) + concat(h, h, h) * diagonal(h)
         z = s.Sigmoid()(of_x[:N] + of_h[:N])
         r = s.Sigmoid()(of_x[N : 2 * N] + of_h[N : 2 * N])
         n = s.Tanh()(of_x[2 * N :] + r * of_h[2 * N :])
