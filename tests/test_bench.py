@@ -362,8 +362,12 @@ def test_a_real_model_that_cannot_be_had_is_named_and_the_others_go_on(tmp_path)
         yield real._saved(folder, "last", sr.GRU(3, 4, seed=0))
 
     real.FAMILIES = {"A": breaks_off, "B": is_skipped, "C": is_there}
-    skipped = {}
-    assert [file.label for file in real.real_models(tmp_path, skipped)] == ["first", "last"]
+    labels, skipped = [], {}
+    try:
+        labels += [file.label for file in real.real_models(tmp_path, skipped)]
+    except pytest.skip.Exception:  # it would skip this test
+        pytest.fail("a model that is skipped ends the others")
+    assert labels == ["first", "last"]
     assert skipped == {"A": "OSError: no network", "B": "Skipped: STREAMRNN_GOLDEN is not set"}
 
 
