@@ -95,7 +95,7 @@ def save(layer: Layer, path: str | Path) -> None:
                 array = array.view(np.float16)
             elif array.dtype == np.uint16:
                 bfloats.add(full)
-            tensors[full] = np.ascontiguousarray(array)
+            tensors[full] = np.asarray(array, order="C")  # a single number stays one
     header = {
         "version": FORMAT_VERSION,
         "inputs": {n: {"shape": v.shape, "dtype": v.dtype} for n, v in graph.inputs.items()},

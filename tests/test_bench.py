@@ -3,8 +3,13 @@
 Nothing here depends on how long anything takes.
 """
 
+import importlib.util
 import json
+import os
+import pickle
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +22,7 @@ pytest.importorskip("onnxruntime", reason="the first of the peers")
 
 from typer.testing import CliRunner
 
-from streamrnn.bench import jitter, limits, models, ours, peers, plan, row
+from streamrnn.bench import jitter, limits, models, ours, peers, plan, row, start
 from streamrnn.bench.case import Case
 from streamrnn.bench.limits import Level, Limits
 from streamrnn.bench.report import Report
@@ -281,6 +286,49 @@ def test_a_model_of_ones_own(tmp_path, suffix):
     assert weights <= found["weight_bytes"] <= 1.1 * weights  # a bias may be split in a file
 
 
+def test_a_model_that_reads_indices(tmp_path):
+    model = sr.Sequential(sr.Embedding(7, 16, seed=0), sr.GRU(16, 24, seed=1))
+    path, skipped = tmp_path / "letters.safetensors", {}
+    model.save(path)
+    found = models.measured(models.ModelFile("letters", path), FEW, MINI, lambda: None, skipped)
+    there = {p for p in peers.GRAPH_PEERS if p in FEW and peers.available(p)}
+    assert not skipped
+    assert set(found.differences) == there | {ours.ONNX_STREAM, ours.INT8_STEP}
+    assert all(d < 1e-5 for name, d in found.differences.items() if "int8" not in name)
+    weights = 4 * sum(a.size for a in model.state_dict().values())
+    assert found.weight_bytes == weights - 4 * 7 * 16  # a frame reads one row of the table
+    frames = models.frames_of(model, (2,))
+    assert set(frames.ravel()) == set(range(7))
+    pooled = models.pooled(models.ModelFile("letters", path), MINI, lambda: None)
+    assert ours.POOL in pooled.timings
+
+
+def test_torch_takes_part_with_a_module_of_its_own(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = sr.LSTM(3, 5, seed=0)
+    model.save(tmp_path / "m.safetensors")
+
+    def in_torch():
+        module = torch.nn.LSTM(3, 5)
+        module.load_state_dict({n: torch.from_numpy(a) for n, a in model.state_dict().items()})
+        return module, (torch.zeros(1, 1, 5), torch.zeros(1, 1, 5))
+
+    file = models.ModelFile("m", tmp_path / "m.safetensors", torch=in_torch)
+    found = models.measured(file, (peers.TORCH,), MINI, lambda: None, {})
+    assert found.differences[peers.TORCH] < 1e-6
+    assert peers.TORCH in found.timings
+
+
+def test_bytes_have_no_form_of_bytes():
+    linear = sr.IntegerLinear(64, 64, signed=True)
+    linear.weights = {"weight_int8": np.ones((64, 64), np.int8)}
+    x, zero = sr.Input(64), sr.Constant(())
+    small = sr.Model(x, sr.Linear(64, 16, seed=0)(linear(x, zero(x))))
+    assert ours.int8_form(small) is not None
+    assert models.int8_form(small) is None
+    assert models.int8_form(sr.LSTM(16, 16, seed=0)) is not None
+
+
 def test_a_file_that_is_none(tmp_path):
     result = run(tmp_path / "none.onnx")
     assert result.exit_code == 1
@@ -290,10 +338,68 @@ def test_a_file_that_is_none(tmp_path):
 def test_without_the_repository_real_models_are_skipped(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "__file__", str(tmp_path / "a" / "b" / "c" / "plan.py"))
     with pytest.raises(ConfigError, match="streamrnn bench FILE"):
-        plan.repository_models(tmp_path)
+        plan.repository_models(tmp_path, {})
     result = run("--only", "models", "--quick")
     assert result.exit_code == 0
     assert "Skipped: real models: ConfigError" in result.output
+
+
+def test_a_real_model_that_cannot_be_had_is_named_and_the_others_go_on(tmp_path):
+    path = Path(plan.__file__).parents[2] / "benchmarks" / "models.py"
+    spec = importlib.util.spec_from_file_location("real_models_here", path)
+    real = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(real)
+
+    def breaks_off(folder):
+        yield real._saved(folder, "first", sr.GRU(3, 4, seed=0))
+        raise OSError("no network")
+
+    def is_skipped(folder):
+        pytest.skip("STREAMRNN_GOLDEN is not set")
+        yield
+
+    def is_there(folder):
+        yield real._saved(folder, "last", sr.GRU(3, 4, seed=0))
+
+    real.FAMILIES = {"A": breaks_off, "B": is_skipped, "C": is_there}
+    labels, skipped = [], {}
+    try:
+        labels += [file.label for file in real.real_models(tmp_path, skipped)]
+    except pytest.skip.Exception:  # it would skip this test
+        pytest.fail("a model that is skipped ends the others")
+    assert labels == ["first", "last"]
+    assert skipped == {"A": "OSError: no network", "B": "Skipped: STREAMRNN_GOLDEN is not set"}
+
+
+def test_a_new_process_begins_with_an_empty_cache_and_then_a_full_one(monkeypatch, tmp_path):
+    sr.GRU(16, 24, seed=0).save(tmp_path / "m.safetensors")
+    file, full, error = models.ModelFile("m", tmp_path / "m.safetensors"), [], 0.0
+
+    def process(command, env, **given):
+        cache = Path(env["STREAMRNN_CACHE_DIR"])
+        full.append(cache.is_dir() and any(cache.iterdir()))
+        cache.mkdir(exist_ok=True)
+        (cache / "kernel").touch()
+        path, options, frame = pickle.loads(given["input"])
+        y = sr.load(path, **options).stream().step(frame)
+        return subprocess.CompletedProcess(command, 0, f"{np.abs(y).sum() + error}".encode())
+
+    monkeypatch.setattr(subprocess, "run", process)
+    found = list(start.first_outputs(file, tmp_path))
+    assert [first.label for first in found] == ["m", "m, int8"]
+    assert full == [False, False, True, False, True]  # the first of all for the bytecode
+    error = 0.1
+    with pytest.raises(
+        DisagreementError, match=r"m\.safetensors: a new process gives .*, expected"
+    ):
+        list(start.first_outputs(file, tmp_path))
+
+
+def test_what_a_new_process_computes_is_what_this_one_does(tmp_path):
+    model = sr.Sequential(sr.Embedding(7, 3, seed=0), sr.GRU(3, 5, seed=1))
+    model.save(tmp_path / "m.safetensors")
+    cache = os.environ.get("STREAMRNN_CACHE_DIR") or str(tmp_path / "cache")
+    assert start._first_output(model, tmp_path / "m.safetensors", {}, tmp_path, cache) > 0
 
 
 def _timing(us):
@@ -328,6 +434,21 @@ def test_expectations_are_met_or_not():
         "LSTM 16 -> 128: onnxruntime io-binding ÷ streamrnn step: 2x, expected at least 2.2x: "
         "NOT met",
     ]
+
+
+def test_first_outputs_are_reported_and_the_slowest_is_named():
+    report = Report("streamrnn bench", "today", MINI, {"CPU": "one"}, LIMITS)
+    report.first_outputs += [
+        start.FirstOutput("slow to compile", 12.0, 0.5),
+        start.FirstOutput("slow to load", 8.0, 0.7),
+    ]
+    what = "first output of a new process, the slowest with"
+    assert [str(e) for e in report.expectations()] == [
+        f"{what} an empty cache of kernels (slow to compile): 12 s, expected at most 10 s: NOT met",
+        f"{what} a full one (slow to load): 0.7 s, expected at most 0.6 s: NOT met",
+    ]
+    assert "| slow to load " in report.markdown()
+    assert json.loads(report.as_json())["first_outputs"][1]["warm_s"] == 0.7
 
 
 def test_endurance_runs_so_many_frames():

@@ -112,6 +112,15 @@ def test_settings_from_numpy_are_kept(tmp_path: Path) -> None:
     assert loaded.program().fingerprint == model.program().fingerprint
 
 
+def test_a_single_number_is_kept_as_one(tmp_path: Path) -> None:
+    x, one = Input(3), s.Constant(())
+    one.weights = {"value": np.float32(0.5)}
+    model = Model(x, x * one(x))
+    model.save(tmp_path / "m.safetensors")
+    got = s.load(tmp_path / "m.safetensors").step(np.ones(3, np.float32))
+    assert got.tolist() == [0.5, 0.5, 0.5]
+
+
 def test_odd_names_survive(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     x = Input(3)

@@ -6,16 +6,16 @@ repository: those tests read the folder that ``STREAMRNN_GOLDEN`` names, and ski
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import streamrnn as s
 from checks import assert_close, assert_same, run_in_pieces, run_in_steps
-from streamrnn import Layer, ReferenceStream, Sequential
+from sources import golden_arrays
+from streamrnn import Layer, ReferenceStream
+from trained import streamflow
 
 HERE = Path(__file__).parent / "golden"
 
@@ -78,34 +78,10 @@ def test_the_last_states_are_torchs(case: str) -> None:
 # Trained models -----------------------------------------------------------------------------------
 
 
-def _trained(name: str) -> dict[str, Any]:
-    folder = os.environ.get("STREAMRNN_GOLDEN")
-    if not folder:
-        pytest.skip("STREAMRNN_GOLDEN is not set: no numbers of trained models to compare with")
-    path = Path(folder) / name
-    if not path.exists():
-        pytest.skip(f"{path} does not exist")
-    with np.load(path) as file:
-        return dict(file)
-
-
-def _streamflow(data: dict[str, Any]) -> Layer:
-    """Return NOAA's streamflow forecaster: LSTM 4 -> 126 and a linear head."""
-    model = Sequential(s.LSTM(4, 126, name="lstm"), s.Linear(126, 1, name="head"))
-    model.load_state_dict(
-        {
-            n.removeprefix("weights/").replace("head.net.0", "head"): a
-            for n, a in data.items()
-            if n.startswith("weights/")
-        }
-    )
-    return model
-
-
 def test_streamflow_over_a_month_of_real_hours() -> None:
     """One step an hour with the state carried on; the cell state reaches several hundred."""
-    data = _trained("noaa_streamflow.npz")
-    stream = _streamflow(data).stream()
+    data = golden_arrays("noaa_streamflow.npz")
+    stream = streamflow(data).stream()
     y = run_in_pieces(stream, data["x"], [1, 0, 24, 100, 595])[:, 0]
     # The float64 re-implementation is 3.8e-6 from the model's own output; four times that is fair.
     assert_close(y, data["y"], 1.5e-5)
@@ -119,8 +95,8 @@ def test_streamflow_over_a_month_of_real_hours() -> None:
 
 
 def test_streamflow_hour_by_hour_and_resumed_from_a_snapshot() -> None:
-    data = _trained("noaa_streamflow.npz")
-    model = _streamflow(data)
+    data = golden_arrays("noaa_streamflow.npz")
+    model = streamflow(data)
     whole = model.stream().run(data["x"])
     stream = model.stream()
     for t in range(300):
@@ -131,6 +107,6 @@ def test_streamflow_hour_by_hour_and_resumed_from_a_snapshot() -> None:
 
 
 def test_streamflow_reference_is_the_float64_model() -> None:
-    data = _trained("noaa_streamflow.npz")
-    y = ReferenceStream(_streamflow(data)).run(data["x"])[:, 0]
+    data = golden_arrays("noaa_streamflow.npz")
+    y = ReferenceStream(streamflow(data)).run(data["x"])[:, 0]
     assert_close(y, data["y_float64"], 1e-9)

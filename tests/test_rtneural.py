@@ -13,6 +13,7 @@ import streamrnn as s
 from checks import assert_close, assert_same, run_in_pieces
 from sources import golden
 from streamrnn import FileError, from_rtneural
+from trained import rtneural_torch
 
 
 def _numbers(name: str) -> np.ndarray:
@@ -27,21 +28,9 @@ def test_rtneurals_own_models_give_its_own_outputs(name: str) -> None:
     assert_close(got, _numbers(f"{name}_y"), 1e-6, name)
 
 
-def _torch_weights(name: str) -> dict[str, np.ndarray]:
-    """Return RTNeural's export from torch: torch's names, nested lists."""
-    content = json.loads(golden(f"rtneural/{name}.json").read_text())
-    return {key: np.asarray(value, np.float32) for key, value in content.items()}
-
-
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_its_export_from_torch_is_a_state_dict(kind: str) -> None:
-    stack = {"lstm": s.LSTM, "gru": s.GRU}[kind]
-    model = s.Sequential(
-        stack(1, 8, name=kind),
-        stack(8, 8, num_layers=3, name=f"{kind}2"),
-        s.Linear(8, 1, name="dense"),
-    )
-    model.load_state_dict(_torch_weights(f"{kind}_torch"))
+    model = rtneural_torch(kind)
     got = model.stream().run(_numbers(f"{kind}_torch_x"))
     assert_close(got, _numbers(f"{kind}_torch_y"), 1e-6)
     with pytest.raises(FileError, match="is it torch's state dict as JSON"):

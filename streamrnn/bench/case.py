@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import GRU, LSTM, RNN, Conv1d, Layer, Linear
+from .. import GRU, LSTM, RNN, Conv1d, Embedding, Layer, Linear
 from ..describe import describe_model
 
 __all__ = ["CELLS", "OPS", "Case", "input_size", "layer", "supply"]
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 CELLS = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 OPS = ("Linear", "Conv1d")
@@ -84,9 +85,14 @@ def layer(case: Case) -> Layer:
 
 
 def work(model: Layer) -> tuple[int, int]:
-    """Return the bytes of a model's weights, and its multiply-adds for a frame."""
+    """Return the bytes of the weights that a frame reads, and its multiply-adds.
+
+    Tables of embeddings are left out: a frame reads a row of them.
+    """
     said = describe_model(model)
-    return int(said["weight_bytes"]), int(said["multiply_adds"])
+    ops = {id(node.op): node.op for node in model.graph().nodes}.values()
+    tables = sum(op.stored_bytes() for op in ops if isinstance(op, Embedding))
+    return int(said["weight_bytes"]) - tables, int(said["multiply_adds"])
 
 
 def recurrent_bytes(case: Case) -> int:
@@ -95,8 +101,13 @@ def recurrent_bytes(case: Case) -> int:
     return 4 * GATES[case.kind] * H * H * case.num_layers if case.kind in CELLS else 0
 
 
-def supply(shape: Sequence[int], seed: int = 0) -> Array:
-    """Return frames for some calls: as many as stay in a small part of the cache, at least 2."""
+def supply(shape: Sequence[int], seed: int = 0, below: int | None = None) -> Array:
+    """Return frames for some calls: as many as stay in a small part of the cache, at least 2.
+
+    They are normal float32 numbers, or indices `below` a limit where a model reads those.
+    """
     size = int(np.prod(shape))
     calls = int(np.clip(16384 // size, 2, 64))
+    if below is not None:
+        return np.random.default_rng(seed).integers(0, below, (calls, *shape))
     return np.random.default_rng(seed).standard_normal((calls, *shape)).astype(np.float32)

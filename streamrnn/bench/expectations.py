@@ -30,7 +30,7 @@ SILERO_STREAMS = {ours.POOL: 2000, ours.INT8_POOL: 5000}
 IN_L2_AT_LEAST, LARGER_AT_LEAST, LARGER_INT8_AT_LEAST = 2.0, 1.2, 3.0
 SPREAD_AT_MOST = 2.0
 LOADING_BELOW = 2.0
-START_AT_MOST_S = 0.6
+START_AT_MOST_S, COLD_START_AT_MOST_S = 0.6, 10.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def expectations(report: Report) -> list[Expectation]:
         times = read.load_ms / read.session_ms
         what = f"{read.label}: loading ÷ onnxruntime's session"
         found.append(Expectation(what, times, LOADING_BELOW, False))
+    if report.first_outputs:
+        found += _of_first_outputs(report)
     if report.start:
         seconds = report.start[list(STAGES)[-1]]
         found.append(
@@ -89,6 +91,18 @@ def expectations(report: Report) -> list[Expectation]:
         what = f"{measured.label}: p99.9 ÷ median over {measured.steps:,} steps"
         found.append(Expectation(what, measured.spread, SPREAD_AT_MOST, False))
     return found
+
+
+def _of_first_outputs(report: Report) -> Iterator[Expectation]:
+    """Yield what is expected of the slowest model."""
+    cold = max(report.first_outputs, key=lambda first: first.cold_s)
+    warm = max(report.first_outputs, key=lambda first: first.warm_s)
+    what = "first output of a new process, the slowest"
+    for kernels, slowest, seconds, most in (
+        ("an empty cache of kernels", cold, cold.cold_s, COLD_START_AT_MOST_S),
+        ("a full one", warm, warm.warm_s, START_AT_MOST_S),
+    ):
+        yield Expectation(f"{what} with {kernels} ({slowest.label})", seconds, most, False, " s")
 
 
 def _of_step(row: Row, report: Report) -> Iterator[Expectation]:

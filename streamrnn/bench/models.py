@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..describe import describe_model
 from ..files import load
+from ..layer import Layer
 from . import graphs, ours, peers
 from .case import supply, work
 from .libraries import library
@@ -21,7 +22,7 @@ from .limits import reading
 from .row import READ, READ_INT8, Row
 from .timing import TOLERANCE, Effort, differences, interleaved
 
-__all__ = ["Loading", "ModelFile", "loading", "measured"]
+__all__ = ["Loading", "ModelFile", "frames_of", "int8_form", "loading", "measured", "pooled"]
 
 POOL_STREAMS = 64
 
@@ -46,6 +47,9 @@ class ModelFile:
         Largest difference between the outputs; infinite where `unlike` says why.
     why, unlike : str
         Why it is not much faster than onnxruntime, or cannot be compared, where that is so.
+    torch : callable, optional
+        Returns the model as torch has it, a module of a frame (1, 1, I) and a state, and the state
+        that it begins with.
     """
 
     label: str
@@ -56,6 +60,7 @@ class ModelFile:
     tolerance: float = TOLERANCE
     why: str = ""
     unlike: str = ""
+    torch: Callable[[], tuple[Any, Any]] | None = None
 
 
 def measured(
@@ -85,10 +90,10 @@ def measured(
             path = Path(folder) / "step.onnx"
             to_onnx(model, path, verify=False)
         graph = graphs.of_file(path, file.y, **options)
-        x = np.zeros(graph.x_shape, np.float32)
-        frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
+        frames = frames_of(model, graph.x_shape)
+        x = np.zeros_like(frames[0])
         found = [ours.step(model, x, y=file.y), ours.kernel(model)]
-        if small := ours.int8_form(model):
+        if small := int8_form(model):
             found.append(ours.step(small, x, ours.INT8_STEP, file.y, tolerance=np.inf))
             found.append(ours.kernel(small, ours.INT8_KERNEL))
         stream = ours.onnx_stream(path, x, file.y, **options)
@@ -96,23 +101,45 @@ def measured(
         found += [
             peers.of_graph(peer, graph, x, tolerance=file.tolerance)
             for peer in peers.GRAPH_PEERS
-            if peer in wanted and peers.available(peer) and _runs(peer, graph, file.label, skipped)
+            if peer in wanted
+            and peers.available(peer)
+            and _runs(peer, graph, x, file.label, skipped)
         ]
-    apart = differences(found, x, frames[:20])
-    n_bytes, adds = work(model)
-    found.append(reading(READ, n_bytes))
-    if small:
-        found.append(reading(READ_INT8, max(1, n_bytes // 4)))
-    timings = interleaved(found, x, frames, effort, tick)
-    of_bytes = n_bytes < 2 * describe_model(model)["parameters"]
-    return Row("models", file.label, None, n_bytes, adds, float(n_bytes), timings, apart, of_bytes)
+    with peers.torch_inference():
+        if file.torch and peers.TORCH in wanted and peers.available(peers.TORCH):
+            found.append(peers.torch_module(*file.torch(), x.reshape(1, 1, -1)))
+        apart = differences(found, x, frames[:20])
+        n_bytes, adds = work(model)
+        found.append(reading(READ, n_bytes))
+        if small:
+            found.append(reading(READ_INT8, max(1, n_bytes // 4)))
+        timings = interleaved(found, x, frames, effort, tick)
+    label, of_bytes = file.label, _of_bytes(model)
+    return Row("models", label, None, n_bytes, adds, float(n_bytes), timings, apart, of_bytes)
 
 
-def _runs(peer: str, graph: graphs.StepGraph, label: str, skipped: dict[str, str]) -> bool:
+def int8_form(model: Layer) -> Layer | None:
+    """Return a model with int8 weights, or None where most of its own are bytes already."""
+    return None if _of_bytes(model) else ours.int8_form(model)
+
+
+def _of_bytes(model: Layer) -> bool:
+    said = describe_model(model)
+    return bool(said["weight_bytes"] < 2 * said["parameters"])
+
+
+def frames_of(model: Layer, shape: Sequence[int]) -> Any:
+    """Return frames for some calls: not negative, as features mostly are, or valid indices."""
+    below = model.stream().program.index_limits[0]
+    if below is not None:
+        return supply(shape, seed=1, below=below)
+    return np.abs(supply(shape, seed=1)) / np.float32(8)
+
+
+def _runs(peer: str, graph: graphs.StepGraph, x: Any, label: str, skipped: dict[str, str]) -> bool:
     """Whether a peer runs this graph; onnxruntime has to, of the others some do not."""
     if peer in (peers.BINDING, peers.RUN):
         return True
-    x = np.zeros(graph.x_shape, np.float32)
     try:
         contender = peers.of_graph(peer, graph, x)
         contender.call()
@@ -129,11 +156,11 @@ def pooled(file: ModelFile, effort: Effort, tick: Callable[[], None]) -> Row:
     """Measure a pool of 64 streams of a model, in float32 and in int8."""
     model = load(file.path, **file.options)
     (value,) = model.stream().program.inputs
-    x = np.zeros((POOL_STREAMS, *value.shape), np.float32)
-    frames = np.abs(supply(x.shape, seed=1)) / np.float32(8)
+    frames = frames_of(model, (POOL_STREAMS, *value.shape))
+    x = np.zeros_like(frames[0])
     flat = x.reshape(1, POOL_STREAMS, -1)
     found = [ours.pool(model, flat)]
-    if small := ours.int8_form(model):
+    if small := int8_form(model):
         found.append(ours.pool(small, flat, ours.INT8_POOL))
     n_bytes, adds = work(model)
     found.append(reading(READ, n_bytes))

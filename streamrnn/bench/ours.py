@@ -81,6 +81,11 @@ def step(
     def call() -> None:
         stream.step(frame, out=out)
 
+    def call_with_index() -> None:
+        stream.step(frame.item(), out=out)
+
+    if stream.program.index_limits[0] and not frame.shape:
+        call = call_with_index
     return Contender(name, call, lambda: outs[at].reshape(-1), 1, tolerance or _tolerance(name))
 
 
@@ -93,15 +98,16 @@ def kernel(model: Layer, name: str = KERNEL, seed: int = 0) -> Contender:
     stream._plan_table[tape.BLOCK] = 1
     n, program = KERNEL_FRAMES, stream.program
     n -= n % program.clock.stride
-    xs = np.random.default_rng(seed).standard_normal((n, *program.inputs[0].shape))
-    xs = np.ascontiguousarray(xs, np.float32)
+    shape, below = (n, *program.inputs[0].shape), program.index_limits[0]
+    rng = np.random.default_rng(seed)
+    xs: Any = rng.integers(0, below, shape) if below else rng.standard_normal(shape, np.float32)
     result = stream.run(xs)
     outs = tuple(np.zeros_like(r) for r in (result if isinstance(result, tuple) else (result,)))
     flat = outs[0].reshape(-1)
     if len(outs) > 1:
         flat = np.zeros(sum(out.size for out in outs), np.float32)
     # `run` would check the block first, which is no part of a step.
-    flat_in = xs.reshape(-1)
+    flat_in = xs.astype(np.float32).reshape(-1)
 
     def call() -> None:  # it keeps the stream, whose buffers the plan only points to
         stream._advance(stream._plan, n, flat_in, flat)

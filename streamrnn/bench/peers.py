@@ -37,6 +37,7 @@ __all__ = [
     "onnxruntime_int8",
     "torch_calls",
     "torch_inference",
+    "torch_module",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -266,21 +267,27 @@ def torch_calls(
         dynamo.reset()
         dynamo.config.allow_rnn = True  # without it, a module of this kind is left as it is
         module = torch.compile(module, fullgraph=True)
-    frames = torch.from_numpy(x)
     zeros = torch.zeros(case.num_layers, case.batch, case.hidden_size)
+    state = (zeros, zeros) if case.kind == "LSTM" else zeros
+    return torch_module(module, state, x, COMPILED if compiled else TORCH, case.frames)
+
+
+def torch_module(
+    module: Any, state: Any, x: Array, name: str = TORCH, frames: int = 1
+) -> Contender:
+    """Return a module of frames and a state, which it returns with its outputs."""
+    xs = library("torch").from_numpy(x)
     y: Any = None
-    state: Any = (zeros, zeros) if case.kind == "LSTM" else zeros
 
     def call() -> None:
         nonlocal y, state
-        y, state = module(frames, state)
+        y, state = module(xs, state)
 
     def output() -> Array:
         array: Array = y.numpy().reshape(-1)
         return array
 
-    name = COMPILED if compiled else TORCH
-    return Contender(name, call, output, case.frames)
+    return Contender(name, call, output, frames)
 
 
 # NumPy ---------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from rich.console import Console
@@ -28,7 +30,8 @@ SECTIONS = {
     "ops": "the same of Linear and Conv1d",
     "blocks": "blocks of frames of one stream",
     "pools": "one frame of many streams a call",
-    "models": "real models: a step, and how long they load (in the repository, or a FILE)",
+    "models": "real models (in the repository, or a FILE): a step, how long they load, and a new "
+    "process until the first output, with an empty cache of kernels and with a full one",
     "start": "a new process, from its start to the first output",
     "jitter": "each of a million steps",
     "endurance": "a hundred million steps, memory and time; only where it is asked for",
@@ -213,15 +216,15 @@ def _models(
     files: Sequence[ModelFile] | None,
     folder: Path,
 ) -> None:
-    """Measure models: a step, a pool of the first, and how long they load."""
+    """Measure models: a step, a pool of the first, how long they load, and a new process."""
     given = files is not None
     if files is None:
         try:
-            files = repository_models(folder)
-        except Exception as error:  # no network, a test library that is missing, …
+            every = repository_models(folder, found.skipped)
+            files = list(itertools.islice(every, 1 if chosen.quick else None))
+        except Exception as error:  # an installed package, a test library that is missing, …
             found.skipped["real models"] = f"{type(error).__name__}: {error}"
             return
-    files = files[:1] if chosen.quick else files
     for file in files:
         with announced(file.label, chosen.effort.rounds) as tick:
             try:
@@ -237,17 +240,26 @@ def _models(
             found.notes[file.label] = file.why
         if file.unlike:
             found.unlike[file.label] = file.unlike
-    if not given:
+    if files and not given:
         with announced(f"{files[0].label}, pool", chosen.effort.rounds) as tick:
             found.rows.append(models.pooled(files[0], chosen.effort, tick))
+    files = [file for file in files if file.label not in found.skipped]
     for file in files:
-        if file.path.suffix == ".onnx" and file.label not in found.skipped:
+        if file.path.suffix == ".onnx":
             with announced(f"loading {file.label}", 1):
                 found.loading.append(models.loading(file, max(3, chosen.effort.rounds // 2)))
+    for file in () if chosen.quick else files:
+        with announced(f"first output of {file.label}", 1):
+            try:
+                found.first_outputs += start.first_outputs(file, folder)
+            except CalledProcessError as error:  # it has said why
+                found.skipped[f"first output of {file.label}"] = str(error)
 
 
-def repository_models(folder: Path) -> list[ModelFile]:
-    """Return the real models that the repository's benchmarks know.
+def repository_models(folder: Path, skipped: dict[str, str]) -> Iterator[ModelFile]:
+    """Return the real models that the repository's benchmarks know, one by one.
+
+    Those that cannot be had are put into `skipped`, with the reason.
 
     Raises
     ------
@@ -265,4 +277,5 @@ def repository_models(folder: Path) -> list[ModelFile]:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return list(module.real_models(folder))
+    models: Iterator[ModelFile] = module.real_models(folder, skipped)
+    return models

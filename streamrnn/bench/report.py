@@ -14,6 +14,7 @@ from .jitter import LATE_US, Endurance, Jitter
 from .limits import Limits
 from .models import Loading
 from .row import Row
+from .start import FirstOutput
 from .timing import Effort
 
 __all__ = ["Report", "table"]
@@ -49,6 +50,7 @@ class Report:
     limits: Limits | None = None
     rows: list[Row] = field(default_factory=list)
     loading: list[Loading] = field(default_factory=list)
+    first_outputs: list[FirstOutput] = field(default_factory=list)
     start: dict[str, float] = field(default_factory=dict)
     jitter: list[Jitter] = field(default_factory=list)
     endurance: list[Endurance] = field(default_factory=list)
@@ -147,6 +149,12 @@ class Report:
         ]
         return table([heads, *body])
 
+    def first_outputs_table(self) -> str:
+        """Return how long new processes take, from their start to the first output of a model."""
+        heads = ["whole process, seconds, once", "empty cache of kernels", "full"]
+        body = [[f.label, f"{f.cold_s:.1f}", f"{f.warm_s:.2f}"] for f in self.first_outputs]
+        return table([heads, *body])
+
     def jitter_table(self) -> str:
         """Return the percentiles of a step, and of what it is compared with."""
         names = [f"p{p}" if p != "50" else "median" for p in self.jitter[0].percentiles_us]
@@ -200,6 +208,8 @@ class Report:
                 parts += ["\n".join(notes)] if notes else []
         if self.loading:
             parts += ["## Loading", self.loading_table()]
+        if self.first_outputs:
+            parts += ["## First output of a new process", self.first_outputs_table()]
         if self.start:
             body = [[stage, f"{seconds:.3f}"] for stage, seconds in self.start.items()]
             parts += ["## Start", table([["whole process", "seconds, median"], *body])]
@@ -284,6 +294,7 @@ class Report:
                 for row in self.rows
             ],
             "loading": [asdict(found) for found in self.loading],
+            "first_outputs": [asdict(first) for first in self.first_outputs],
             "start_s": self.start,
             "jitter": [asdict(found) for found in self.jitter],
             "endurance": [asdict(look) for look in self.endurance],

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import GRU, Linear, Sequential
+from ..files import load
+from ..layer import Layer
+from .models import ModelFile, frames_of, int8_form
 from .timing import TOLERANCE, DisagreementError, Effort
 
-__all__ = ["STAGES", "cold_start"]
+__all__ = ["STAGES", "FirstOutput", "cold_start", "first_outputs"]
 
 STAGES = {
     "python alone": "pass",
@@ -63,6 +69,83 @@ def cold_start(effort: Effort, after_round: Callable[[], None]) -> dict[str, flo
                     )
             after_round()
     return {stage: float(np.median(times)) for stage, times in taken.items()}
+
+
+@dataclass(frozen=True)
+class FirstOutput:
+    """Seconds of a whole new process up to the first output of a model.
+
+    Parameters
+    ----------
+    label : str
+        The model, and whether its weights are int8.
+    cold_s, warm_s : float
+        With an empty cache of kernels, and with what that process has left there.
+    """
+
+    label: str
+    cold_s: float
+    warm_s: float
+
+
+FIRST_OUTPUT = """
+import pickle, sys, numpy, streamrnn
+path, options, frame = pickle.load(sys.stdin.buffer)
+stream, y = streamrnn.load(path, **options).stream(), None
+while y is None:
+    y = stream.step(frame)
+print(numpy.abs(y[0] if isinstance(y, tuple) else y).sum())
+"""
+
+
+def first_outputs(file: ModelFile, folder: Path) -> Iterator[FirstOutput]:
+    """Yield how long a new process takes for a model in its file, and for its int8 form in one.
+
+    Parameters
+    ----------
+    file : ModelFile
+        The model.
+    folder : Path
+        Where the bytecode of all modules is kept, from one model to the next.
+
+    Raises
+    ------
+    DisagreementError
+        If the process prints another output than this process computes.
+    """
+    model: Layer = load(file.path, **file.options)
+    forms: list[tuple[str, Layer, Path, Any]] = [(file.label, model, file.path, file.options)]
+    if small := int8_form(model):
+        small.save(path := folder / f"{file.label}, int8.safetensors")
+        forms.append((path.stem, small, path, {}))
+    for label, form, path, options in forms:
+        if not (filled := folder / f"bytecode{path.suffix}").exists():
+            _first_output(form, path, options, folder, filled)
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            cold, warm = (_first_output(form, path, options, folder, cache) for _ in range(2))
+        yield FirstOutput(label, cold, warm)
+
+
+def _first_output(model: Layer, path: Path, options: Any, folder: Path, cache: str | Path) -> float:
+    """Return the seconds of one process, whose kernels are kept in the folder `cache`."""
+    stream: Any = model.stream()
+    (value,) = stream.program.inputs
+    frame, y = frames_of(model, value.shape)[0], None
+    while y is None:
+        y = stream.step(frame)
+    expected = float(np.abs(y[0] if isinstance(y, tuple) else y).sum())
+    environment = _with_bytecode(folder) | {"STREAMRNN_CACHE_DIR": str(cache)}
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_OUTPUT], input=pickle.dumps((path, options, frame)),
+        env=environment, check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    taken = time.perf_counter() - begin
+    if not abs(float(done.stdout) - expected) <= TOLERANCE * max(1.0, expected):
+        raise DisagreementError(
+            f"{path.name}: a new process gives {float(done.stdout):g}, expected {expected:g}"
+        )
+    return taken
 
 
 def _with_bytecode(folder: Path) -> dict[str, str]:

@@ -48,10 +48,11 @@ def bench(
 ) -> None:
     """Measure speed beside onnxruntime, torch, OpenVINO, tract and NumPy, as far as installed.
 
-    Lists are separated by commas. A full run takes about five minutes: cells in all sizes from 8 to
-    1024 for a single layer, three layers at 64 and 256; blocks at 32, 128 and 512; pools at 64, 128
-    and 256; torch.compile only at 64 and 256. --sizes takes the same sizes everywhere; all sizes
-    with all blocks and batches would take hours.
+    Lists are separated by commas. A full run takes about ten minutes, half of them for real models
+    in new processes with an empty cache of kernels. It has cells in all sizes from 8 to 1024 for a
+    single layer, three layers at 64 and 256; blocks at 32, 128 and 512; pools at 64, 128 and 256;
+    torch.compile only at 64 and 256. --sizes takes the same sizes everywhere; all sizes with all
+    blocks and batches would take hours.
 
     All contenders of a row run the same function on one thread, by turns, and their outputs are
     compared first: exit code 1 if they disagree. Speed never fails. Ctrl-C shows what has been
