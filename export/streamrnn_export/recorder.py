@@ -100,15 +100,18 @@ class OnnxRecorder:
             return
         read = dict.fromkeys(n for n in names_read(scope.nodes) if n in self.initializers)
         tensors = {n: np.asarray(numpy_helper.to_array(self.initializers[n])) for n in read}
-        weights = {name: whereabouts(w, tensors) for name, w in op.weights.items()}
-        if None not in weights.values():
-            self.whole[node.name] = {
-                "op": type(op).__name__,
-                "config": op.config(),
-                "weights": weights,
-                "reads": list(xs),
-                "makes": y,
-            }
+        weights = {}
+        for name, w in op.weights.items():
+            weights[name] = whereabouts(w, tensors)
+            if weights[name] is None:
+                return
+        self.whole[node.name] = {
+            "op": type(op).__name__,
+            "config": op.config(),
+            "weights": weights,
+            "reads": list(xs),
+            "makes": y,
+        }
 
     def keep(self, scope: Scope) -> None:
         """Add what another scope holds to this one."""

@@ -93,12 +93,13 @@ def whereabouts(weight: Array, tensors: Mapping[str, Array]) -> dict[str, Any] |
     longest = sorted(tensors, key=lambda name: -tensors[name].size)
     rows = weight.reshape(len(weight), -1) if weight.size else np.empty((0, 1))
     for transposed in (False, True):
-        found, row = [], 0
+        found: list[str] = []
+        row = 0
         while row < len(rows):
             for name in longest:
-                part = _part(tensors[name], transposed, weight.dtype).reshape(-1)
-                n = part.size // rows.shape[1]
-                if part.size and part.tobytes() == rows[row : row + n].tobytes():
+                n, rest = divmod(tensors[name].size, rows.shape[1])
+                turned = tensors[name].T if transposed else tensors[name]
+                if n and not rest and _same(turned, rows[row : row + n]):
                     found.append(name)
                     row += n
                     break
@@ -109,10 +110,17 @@ def whereabouts(weight: Array, tensors: Mapping[str, Array]) -> dict[str, Any] |
     return None
 
 
-def _part(tensor: Array, transposed: bool, dtype: npt.DTypeLike) -> Array:
-    """Return a constant as it stands in a weight: int8 ones may be stored as float32."""
+def _same(tensor: Array, rows: Array) -> bool:
+    """Whether a constant is these rows, bit for bit; the first number tells most of them apart."""
+    if tensor.size != rows.size or _as(tensor.flat[:1], rows).tobytes() != rows.flat[:1].tobytes():
+        return False
+    return _as(tensor, rows).tobytes() == rows.tobytes()
+
+
+def _as(tensor: Array, weight: Array) -> Array:
+    """Return a constant in the type of a weight: int8 ones may be stored as float32."""
     with np.errstate(invalid="ignore"):
-        return (tensor.T if transposed else tensor).astype(dtype)
+        return tensor.astype(weight.dtype)
 
 
 @dataclass
@@ -210,7 +218,7 @@ def _weight(
     folder: Path,
 ) -> Array:
     """Return a weight from the constants that hold it."""
+    arrays = [stored(tensors[n], folder) for n in where["tensors"]]
+    parts = [(a.T if where["transposed"] else a).reshape(-1) for a in arrays]
     dtype = np.int8 if name.endswith("_int8") else np.float32
-    arrays = (stored(tensors[n], folder) for n in where["tensors"])
-    parts = [_part(array, where["transposed"], dtype).reshape(-1) for array in arrays]
-    return np.concatenate(parts).reshape(shape)
+    return np.concatenate(parts).astype(dtype).reshape(shape)
