@@ -223,6 +223,33 @@ def test_known_models_need_no_options(tmp_path):
     assert json.loads(run("info", small, "--json").output)["inputs"]["input"]["shape"] == [576]
 
 
+SILERO_NOTES = {"sample_rate": 16000, "hop_samples": 512, "labels": ["speech"]}
+
+
+@pytest.mark.parametrize(
+    "mode", [("int8",), ("int8", "--convolutions"), ("float16",), ("bfloat16",)], ids=" ".join
+)
+def test_files_made_of_a_known_model_say_what_is_known_of_it(mode, tmp_path):
+    """The original says nothing itself: so what the command knows goes into what it writes."""
+    path, small = fetched(SILERO, "silero_vad.onnx"), tmp_path / "small.safetensors"
+    assert run("quantize", path, "-o", small, "--steps", 1, "--mode", *mode).exit_code == 0
+    notes = sr.load(small).metadata
+    assert notes.pop("quantization")["mode"] == mode[0]
+    assert notes == SILERO_NOTES
+    assert run("export", small, tmp_path / "small.onnx", "--no-verify").exit_code == 0
+    assert sr.load(tmp_path / "small.onnx").metadata == sr.load(small).metadata
+
+
+@pytest.mark.parametrize("quantize", [(), ("--quantize", "float16")])
+def test_exports_of_a_known_model_say_what_is_known_of_it(quantize, tmp_path):
+    path, out = fetched(SILERO, "silero_vad.onnx"), tmp_path / "step.onnx"
+    assert run("export", path, out, "--no-verify", *quantize).exit_code == 0
+    assert sr.load(out).metadata == SILERO_NOTES
+    options = ["--shape", "input=1,576", "--shape", "state=2,1,128", "--constant", "sr=16000"]
+    assert run("export", path, out, "--no-verify", *quantize, *options).exit_code == 0
+    assert sr.load(out).metadata == {"sample_rate": 16000}  # all that the options say
+
+
 @pytest.mark.parametrize(("words", "hint"), [(["export"], "OUT"), (["quantize", "-o"], "--out")])
 def test_nothing_is_written_over_what_is_read(words, hint, tmp_path):
     path = tmp_path / "m.safetensors"

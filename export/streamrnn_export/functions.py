@@ -13,12 +13,13 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
+from streamrnn.importers.onnx.restored import DOMAIN
+
 from .recorder import OnnxRecorder
 from .scope import Scope
 
 __all__ = ["DOMAIN", "Functions", "all_nodes"]
 
-DOMAIN = "streamrnn"
 NATIVE = frozenset({"RNN", "GRU", "LSTM"})
 TAKEN = frozenset({"Constant"})
 """Names that onnxruntime takes for ONNX's own operators, whatever the domain."""

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from streamrnn.graph import Graph, Value
-from streamrnn.importers.onnx.restored import digest_of, group_of
+from streamrnn.importers.onnx.restored import digest_of, groups_of
 from streamrnn.importers.onnx.states import SCHEMA
 from streamrnn.layer import Layer
 from streamrnn.metadata import checked_metadata
@@ -84,13 +84,11 @@ def read_metadata(proto: onnx.ModelProto) -> dict[str, Any]:
 
 def _whole_ops(proto: onnx.ModelProto, g: OnnxRecorder) -> dict[str, Any]:
     """Return the ops that can be read back whole, and a digest of the nodes of each."""
-    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes: dict[str, list[onnx.NodeProto]] = {name: [] for name in g.whole}
-    for node in proto.graph.node:
-        if group_of(node) in nodes:
-            nodes[group_of(node)].append(node)
+    nodes = groups_of(proto.graph, g.whole)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    functions = {function.name: function for function in proto.functions}
     return {
-        name: {**entry, "digest": digest_of(entry, nodes[name], initializers)}
+        name: {**entry, "digest": digest_of(entry, nodes[name], tensors, functions)}
         for name, entry in g.whole.items()
     }
 

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamrnn.errors import ExportError
 from streamrnn.graph import Clock, Node, Shape, Value
+from streamrnn.importers.onnx.known import subgraphs
+from streamrnn.importers.onnx.restored import DOMAIN, names_read, whereabouts
 
 from .scope import BATCH, Dims, OpenFramesError, Scope, tensor_info
 
@@ -85,26 +87,31 @@ class OnnxRecorder:
     def remember(self, node: Node, xs: Sequence[str], scope: Scope, y: str) -> None:
         """Note an op of several nodes that can be read back whole: see ``put_metadata``.
 
-        That is one that makes a frame of each, whose state, if any, has begun, and whose weights
-        stand in the graph as they are.
+        That is one that makes a frame of each in a call for one output, whose state, if any, has
+        begun, and whose weights stand in the graph, in whatever way.
         """
-        clock, weights = node.value.clock, node.op.weights
+        clock, op = node.value.clock, node.op
         begun = node.read_clock == clock and (clock.start == 0 or not node.states())
-        once = self.batch == 1 and self.known_frames(clock) == 1
-        names = {name: f"{node.name}.{name}" for name in weights}
-        plain = all(
-            full in self.initializers
-            and np.array_equal(numpy_helper.to_array(self.initializers[full]), weights[name])
-            for name, full in names.items()
+        once = self.batch in (1, None) and self.scope.unit_frames == clock.stride
+        several = len(scope.nodes) > 1 or any(
+            n.domain == DOMAIN or [*subgraphs(n)] for n in scope.nodes
         )
-        if once and begun and plain and len(scope.nodes) > 1 and not node.op.takes_feedback:
-            self.whole[node.name] = {
-                "op": type(node.op).__name__,
-                "config": node.op.config(),
-                "weights": names,
-                "reads": list(xs),
-                "makes": y,
-            }
+        if not (once and begun and several) or op.takes_feedback:
+            return
+        read = dict.fromkeys(n for n in names_read(scope.nodes) if n in self.initializers)
+        tensors = {n: np.asarray(numpy_helper.to_array(self.initializers[n])) for n in read}
+        weights = {}
+        for name, w in op.weights.items():
+            weights[name] = whereabouts(w, tensors)
+            if weights[name] is None:
+                return
+        self.whole[node.name] = {
+            "op": type(op).__name__,
+            "config": op.config(),
+            "weights": weights,
+            "reads": list(xs),
+            "makes": y,
+        }
 
     def keep(self, scope: Scope) -> None:
         """Add what another scope holds to this one."""

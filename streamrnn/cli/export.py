@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 
 from ..errors import ExportError
-from ..files import load
 from ..layer import Model, Sequential
-from .known import options_for
+from .known import loaded
 from .options import AsJson, Constants, Shapes, States, check_other, finite, frames_of, notes_of
 
 __all__ = ["export"]
@@ -77,7 +76,7 @@ def export(
     ):  # before the file is written
         raise typer.BadParameter(f"there can be no file {plot}", param_hint="--plot")
     check_other(out, model, "OUT")
-    layer = load(model, **options_for(model, shape, constant, state))
+    layer = loaded(model, shape, constant, state)
     notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:
         layer = _with_frontend(model, layer, notes.pop("features", None))

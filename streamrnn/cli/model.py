@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..files import load
 from ..layer import Layer, Sequential
 from ..stream import BaseStream
-from .known import Known, recognised
+from .known import Known, rate_of, recognised
 
 __all__ = ["ENGINES", "Loaded", "load_model"]
 
@@ -60,9 +60,8 @@ class Loaded:
     @property
     def sample_rate_hz(self) -> float | None:
         """The rate of the samples that it hears, as its notes or constants say."""
-        names = [n for n in ("sr", "sample_rate") if n in self.constants]
         said = self.metadata.get("sample_rate") or self.known.sample_rate_hz
-        return float(said or self.constants[names[0]]) if said or names else None
+        return float(said) if said else rate_of(self.constants)
 
     @property
     def hop(self) -> int | None:

@@ -11,10 +11,9 @@ import typer
 from rich.console import Console
 
 from ..errors import FileError
-from ..files import load
 from ..layer import Model
 from ..live.source import needed
-from .known import options_for, recognised
+from .known import loaded
 from .options import AsJson, Constants, Shapes, States, check_other, finite, frames_of
 
 __all__ = ["quantize"]
@@ -62,8 +61,8 @@ def quantize(
 
     progress = Console(stderr=True, soft_wrap=True, highlight=False)
     check_other(out, model)
-    layer = load(model, **options_for(model, shape, constant, state))
-    hop = layer.metadata.get("hop_samples") or recognised(model).hop
+    layer = loaded(model, shape, constant, state)
+    hop = layer.metadata.get("hop_samples")
     recordings = [_recording(file, layer, hop) for file in calibration or ()] or None
     with progress.status("rounding weights …"):
         made = layer.quantize(
