@@ -109,11 +109,12 @@ class Pool:
         plan[loop.OUTPUT_CLOCK] = program.output_clock
         plan[loop.POLICY] = POLICIES[on_nonfinite]
         plan[loop.HELD] = self._held
+        self._plan_address = int(plan.ctypes.data)
         self._check, self._advance = CHECK.compiled, ADVANCE.compiled
         self._helpers: Helpers | None = None
         if self.threads > 1:
             prepare([POOL_JOB])
-            self._helpers = Helpers(self.threads, POOL_JOB.address, int(plan.ctypes.data))
+            self._helpers = Helpers(self.threads, POOL_JOB.address, self._plan_address)
         # The shapes of a row, where there is one input, of float32, and one output.
         one = len(program.inputs) == len(program.outputs) == 1
         plain = one and program.inputs[0].dtype == "float32"
@@ -349,13 +350,14 @@ class Pool:
         return room[:n]
 
     def _run(self, ids: Ids, x: Array, y: Array, due: npt.NDArray[np.bool_]) -> None:
-        plan = int(self._plan.ctypes.data)
-        wrong = self._check(plan, ids, x, y, due)
+        alone = self._helpers is None or len(ids) <= self._plan[loop.GROUP]
+        step = self._advance if alone else self._check
+        wrong = step(self._plan_address, ids, x, y, due)
         if wrong:
             self._refuse(wrong, ids)
-        if self._helpers is None or len(ids) <= self._plan[loop.GROUP]:
-            self._advance(plan, ids, x, y, due)
+        if alone:
             return
+        assert self._helpers is not None
         self._plan[loop.IDS], self._plan[loop.COUNT] = ids.ctypes.data, len(ids)
         self._plan[loop.X], self._plan[loop.Y] = x.ctypes.data, y.ctypes.data
         self._plan[loop.DUE], self._plan[loop.NEXT] = due.ctypes.data, 0

@@ -93,6 +93,9 @@ def _check_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> int:
     return 0
 
 
+checked = helper(_check_pool)
+
+
 @helper
 def advance_group(
     plan: Any, part: int, begin: int, n: int, ids: Any, x: int, y: int, due: Any
@@ -161,11 +164,15 @@ def advance_group(
         ints(slots[ids[begin + j] & ((1 << SLOT_BITS) - 1)])[0] += 1
 
 
-def _advance_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> None:
+def _advance_pool(plan_address: int, ids: Any, x: Any, y: Any, due: Any) -> Any:
+    wrong = checked(plan_address, ids, x, y, due)
+    if wrong != 0:
+        return wrong
     plan, group = ints(plan_address), ints(plan_address)[GROUP]
     for begin in range(0, ids.size, group):
         n = min(group, ids.size - begin)
         advance_group(plan, 0, begin, n, ids, x.ctypes.data, y.ctypes.data, due)
+    return 0
 
 
 def _pool_job(part: int, parts: int, plan_address: int) -> None:
@@ -193,11 +200,10 @@ CHECK = Loop(_check_pool, types.int64(types.int64, _IDS, _X, _Y, _DUE))
 0 if the streams with these ids can take a step; MISMATCH where arrays do not fit, else what is
 wrong with the stream ``plan[WRONG]``."""
 
-ADVANCE = Loop(_advance_pool, types.void(types.int64, _IDS, _X, _Y, _DUE))
-"""``advance(plan, ids, x, y, due)``: the streams `ids` take a step.
+ADVANCE = Loop(_advance_pool, types.int64(types.int64, _IDS, _X, _Y, _DUE))
+"""``advance(plan, ids, x, y, due) -> code``: if nothing is wrong, the streams `ids` take a step.
 
-Row j of `x` is the frame of the j-th, row j of `y` its output where ``due[j]``, else NaN. All has
-been checked by ``CHECK``."""
+Row j of `x` is the frame of the j-th, row j of `y` its output where ``due[j]``, else NaN."""
 
 POOL_JOB = Job(_pool_job)
-"""The same as ``ADVANCE``, for several threads; the arrays' addresses are in the plan."""
+"""The step itself for several threads; what ``CHECK`` has checked is in the plan."""
