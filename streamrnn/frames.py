@@ -44,7 +44,8 @@ def checked_input(
             hint = ": a single frame goes to `step`"
         raise FrameError(f"`{name}` must have shape {shown} for `{verb}`, got {array.shape}{hint}")
     if indices:
-        if array.size and (array.min() < 0 or array.max() >= limit):
+        flat = array.reshape(-1)  # of a block, NumPy before 2.3 would make a copy to find these
+        if array.size and (flat.min() < 0 or flat.max() >= limit):
             raise FrameError(
                 f"`{name}` must hold indices from 0 to {limit - 1 if limit else 0}, "
                 f"got {array.min()} to {array.max()}"
