@@ -33,7 +33,7 @@ lint: .venv/ready  ## style and types
 	-$(BIN)/python -m pip install --quiet openvino tract
 	touch $@
 
-bench: .venv/peers  ## speed beside onnxruntime, torch and others, about five minutes
+bench: .venv/peers  ## speed beside onnxruntime, torch and others, about ten minutes
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m streamrnn bench --out benchmarks/results/speed
 
 clean:
