@@ -260,9 +260,9 @@ class Layer:
             ``"int8"``: recurrent cells and linear layers of at least 1,024 weights get weights of
             one byte, with a scale for each output. What they multiply is rounded to bytes frame by
             frame, each in its own range, so that nothing is ever cut off; sums are exact, states
-            stay float32. ``"float16"`` or ``"bfloat16"``: matrices of cells, linear layers and
-            convolutions of at least 1,024 weights are kept in two bytes, in memory and in files,
-            each number rounded to the nearest; all else is float32 arithmetic, as before.
+            stay float32. ``"float16"`` or ``"bfloat16"``: matrices of cells, linear layers,
+            convolutions and embeddings of at least 1,024 weights are kept in two bytes, in memory
+            and in files, each number rounded to the nearest; all else is float32 arithmetic.
         calibration : array, tuple of arrays, or iterable of these, optional
             Recordings (T, *shape) like those that the model will meet. Weights are then rounded so
             that what is multiplied in these recordings gives the least error, not each by itself;

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..graph import Shape
-from ..kernels.simd import at
-from ..kernels.tape import Frames, Scratch, Size, Weights, copy, kernel
+from ..kernels.simd import at, lanes, load, store
+from ..kernels.tape import Frames, Matrix, Scratch, Size, kernel
 from .op import Array, Arrays, Op
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def embedding(
     x_step: Size,
     y: Scratch,
     y_step: Size,
-    w: Weights,
+    w: Matrix,
     indices: Size,
     D: Size,
     limit: Size,
@@ -39,7 +39,9 @@ def embedding(
     for t in range(T):
         for j in range(indices):
             row = min(max(int(x[t * x_step + j]), 0), limit - 1)
-            copy(D, at(w, row * D), at(y, t * y_step + j * D))
+            vector, result = at(w, row * D), at(y, t * y_step + j * D)
+            for i in range(0, D, lanes()):  # beyond D stands what the next row overwrites
+                store(result, i, load(vector, i))
 
 
 @dataclass(eq=False)
@@ -82,6 +84,9 @@ class Embedding(Op):
     def initial_weight(self, name: str, shape: Shape, rng: np.random.Generator) -> Array:
         return rng.standard_normal(shape, np.float32)
 
+    def needs_float32(self) -> str:
+        return ""
+
     def input_shapes(self) -> tuple[Shape, ...]:
         return ((),)
 
@@ -92,12 +97,12 @@ class Embedding(Op):
         return weights["weight"][xs[0]]
 
     def lower(self, tape: Lowering, *xs: Location) -> Location:
-        y = tape.output()
+        y = tape.output(spare=tape.lanes)
         tape.emit(
             embedding,
             x=xs[0],
             y=y,
-            w=tape.weight(self.weights["weight"]),
+            w=tape.packed(self.weights["weight"]),
             indices=xs[0].size,
             D=self.embedding_dim,
             limit=self.num_embeddings,
