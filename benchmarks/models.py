@@ -28,8 +28,6 @@ REASONS = {
     "cache bounds it",
     "RNNoise": "11.5 MB of float32 weights are read in every step, by both, the zeros of sparse "
     "matrices among them: the L3 cache bounds it",
-    "RNNoise, its int8 weights": "peers run the same numbers as unsigned bytes: onnxruntime takes "
-    "16 times as long where both sides of a product are signed",
     "Resemblyzer": "5.7 MB of float32 weights are read in every step, by both: the L3 cache bounds "
     "it",
     EMBEDDER: "566 MB of recurrent int8 weights are read in every call, by both: "
@@ -117,16 +115,10 @@ def _voicefilter(folder: Path) -> Iterator[ModelFile]:
 
 
 def _rnnoise(folder: Path) -> Iterator[ModelFile]:
-    from streamrnn.export import to_onnx
-
     trained = importlib.import_module("trained")
     table = trained.rnnoise_table()
     yield _saved(folder, "RNNoise", trained.rnnoise_float(table))
-    # The same numbers; see the reasons above.
-    unsigned = folder / "rnnoise-unsigned.onnx"
-    to_onnx(trained.rnnoise_int8(table, signed=False), unsigned, verify=False)
-    model = trained.rnnoise_int8(table)
-    yield _saved(folder, "RNNoise, its int8 weights", model, step_path=unsigned)
+    yield _saved(folder, "RNNoise, its int8 weights", trained.rnnoise_int8(table))
 
 
 def _resemblyzer(folder: Path) -> Iterator[ModelFile]:
