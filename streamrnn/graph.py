@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -277,6 +278,13 @@ class Graph:
             raise GraphError(f"{both[0]!r} names an input and an output; give one another name")
         made = [v for v in values if v.op is not None]
         object.__setattr__(self, "nodes", _named(made, set(self.inputs)))
+        own = (node.full(name) for node in self.nodes for name in node.op.parameter_shapes())
+        names = Counter((*own, *(name for node in self.nodes for name in node.states())))
+        for name, times in names.items():
+            if times > 1:
+                raise GraphError(
+                    f"{times} states or weights are named {name!r}; give a layer another name"
+                )
         self._check_feedback(made)
 
     def _behind_the_outputs(self) -> list[Value]:

@@ -68,6 +68,18 @@ def _output_named_as_an_input() -> Any:
     return Model({"x": x}, {"x": s.Tanh()(x)})
 
 
+def _a_state_named_as_another() -> Any:
+    x, before = Input(3), s.Past(4, name="gru_0.h")()
+    after = s.GRUCell(3, 4)(x) + before
+    return Model(x, after, feedback={before: after})
+
+
+def _a_state_named_as_a_weight() -> Any:
+    x, before = Input(3), s.Past(4, name="linear_0.bias")()
+    after = s.Linear(3, 4)(x) + before
+    return Model(x, after, feedback={before: after})
+
+
 def _indices_as_output() -> Any:
     ids, x = Input((), dtype="int64"), Input(3)
     return Model([ids, x], [ids, x])
@@ -108,6 +120,8 @@ def _model_on_another_shape() -> Any:
         (_a_name_twice, "named 'a'; give one another name"),
         (_op_named_as_an_input, "named 'features'; give one another name"),
         (_output_named_as_an_input, "'x' names an input and an output"),
+        (_a_state_named_as_another, "2 states or weights are named 'gru_0.h'; give a layer"),
+        (_a_state_named_as_a_weight, "2 states or weights are named 'linear_0.bias'"),
         (_indices_as_output, "output 'y_0' holds indices; outputs must be float32"),
         (_input_twice, "the same value is listed twice"),
         (_several_outputs_as_a_layer, "several outputs cannot be used"),

@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from streamrnn.errors import ExportError
 
-from .beside import side_by_side
+from .beside import ASIDE, side_by_side
 from .calibrate import Feeds
 from .qdq import int8_weights, with_qdq
 from .spell import spelled_out
@@ -124,8 +124,9 @@ def _check_spelled(
         largest, _, _, _, squares = rows.T[:5]
         if largest.max() > CHECK_TOLERANCE * (1 + np.sqrt(squares.max())):
             raise ExportError(
-                f"not written, because {name} differs by {largest.max():.2e} once recurrent nodes "
-                f"and convolutions are written out: name them in `keep` of Quantization"
+                f"not written, because {name.removesuffix(ASIDE)} differs by {largest.max():.2e} "
+                f"once recurrent nodes and convolutions are written out: name them in `keep` of "
+                f"Quantization"
             )
 
 

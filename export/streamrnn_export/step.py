@@ -9,7 +9,7 @@ All values have shape (frames, streams, *frame); the states' names end in ``_in`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnx import helper
 
 from streamrnn.errors import ConfigError, ExportError
 from streamrnn.files import written_whole
+from streamrnn.graph import Graph
 from streamrnn.layer import Layer
 from streamrnn.rewrite import fold_batch_norm
 from streamrnn.version import VERSION
@@ -208,9 +209,11 @@ def _built(
         Scope(stride if step else None, stride),
         batch,
         next(iter(graph.inputs.items())),
+        {*graph.inputs, *graph.outputs},
     )
     made = Functions(opset) if functions else None
     outputs = record(g, graph, made)
+    _check_names(model, graph, g.scope.states)
     new = _name_outputs(g.scope, outputs | {f"{n}_out": v for n, v in g.scope.next_states.items()})
     taken: int | str = stride if step else "frames"
     given: int | str = 1 if step else "frames" if stride == 1 else "output_frames"
@@ -270,6 +273,20 @@ def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> 
             f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB: make the "
             f"model smaller, or export its parts"
         )
+
+
+def _check_names(model: Layer, graph: Graph, states: Collection[str]) -> None:
+    """Raise ExportError where an input or output has no name, or that of a state's."""
+    sides = [f"{state}{end}" for state in states for end in ("_in", "_out")]
+    for way, names in (("input", graph.inputs), ("output", graph.outputs)):
+        for name in names:
+            if not name:
+                raise ExportError(f"{model!r}: an {way} is called '': ONNX wants a name")
+            if name in sides:
+                raise ExportError(
+                    f"{model!r}: its {way} is called {name!r}, as the graph calls a state on its "
+                    f"way in or out: give the {way} or the layer another name"
+                )
 
 
 def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> dict[str, str]:

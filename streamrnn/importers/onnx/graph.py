@@ -256,6 +256,7 @@ class Reader:
         self._restored = restored_ops(self.proto, self.folder)
         kept = {name for op in self._restored.values() for name in op.states}
         said = {s["input"]: s for s in own_states(self.proto)}
+        self._names |= {*(self.shapes.keys() - pairs.keys()), *self._restored}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
         pasts: dict[str, Value] = {}
@@ -272,7 +273,7 @@ class Reader:
             if name in pairs:
                 note = said.get(name, {})
                 inner = _own_shape(note, shape)
-                past = Past(inner, name=state_name(name))
+                past = Past(inner, name=self._free(state_name(name)))
                 if isinstance(note.get("initial"), list):
                     past.initial_state = {"": begins_with(note, shape).reshape(inner)}
                 pasts[name] = past()
@@ -525,8 +526,11 @@ class Reader:
 
     def _name_of(self, node: NodeProto) -> str:
         """Return a name for what a node keeps: its own, in characters that names may have."""
-        base = name = "_".join(re.findall(r"\w+", node.name or node.op_type)).lower()
-        numbers = self._numbers.setdefault(base, itertools.count(1))
+        return self._free("_".join(re.findall(r"\w+", node.name or node.op_type)).lower())
+
+    def _free(self, base: str) -> str:
+        """Return a name that nothing has yet: this one, or with a number."""
+        name, numbers = base, self._numbers.setdefault(base, itertools.count(1))
         while name in self._names:
             name = f"{base}_{next(numbers)}"
         self._names.add(name)
