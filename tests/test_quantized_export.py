@@ -716,3 +716,22 @@ def test_speech_detection_decides_the_same(mode, options, apart, flips, tmp_path
     read = sr.load(tmp_path / "m.onnx").stream().run(frames).reshape(-1)
     assert np.median(np.abs(read - ps)) < 1e-4
     assert np.abs(read - ps).max() < (0.1 if mode != "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["int8", "qdq"])
+def test_weights_in_the_body_of_a_loop_are_said_to_stay_float(mode, tmp_path):
+    """A cell spelled out before a stride is a Scan."""
+    x = sr.Input(8)
+    cell = sr.Conv1d(32, 32, 2, stride=2)(sr.GRUVariant(8, 32)(x))
+    model = sr.Model(x, sr.Linear(32, 40)(cell))
+    xs = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    report = to_onnx(
+        model, tmp_path / "m.onnx", quantize=Quantization(mode, steps=2), calibration=xs
+    )
+    (loop,) = [n for n in report.proto.graph.node if n.op_type == "Scan"]
+    inside = {n.name for n in loop.attribute[0].g.node if n.op_type == "MatMul"}
+    assert inside
+    assert set(report.quantization.kept) == inside
+    assert set(report.quantization.kept.values()) == {
+        "it is in the body of a Scan, which stays float"
+    }
