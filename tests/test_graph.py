@@ -658,6 +658,43 @@ def test_an_initial_state_that_does_not_fit_is_refused(given: dict[str, Any], me
         started()
 
 
+@pytest.mark.parametrize("given", [{"c": np.zeros(3)}, {"h": np.zeros(4)}, {"h": np.zeros((1, 3))}])
+def test_a_model_is_not_made_with_an_initial_state_that_does_not_fit(given: dict[str, Any]) -> None:
+    cell = s.GRUCell(3, 3)
+    cell.initial_state = given
+    with pytest.raises(
+        StateError, match=r"does not fit gru_0, whose states are .*'gru_0.h': \(3,\)"
+    ):
+        Model(x := Input(3), cell(x))
+    made = s.GRUCell(3, 3)
+    model = Model(x := Input(3), made(x))
+    made.initial_state = given
+    with pytest.raises(StateError, match="does not fit gru_0"):  # at the latest
+        model.stream()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"h": np.zeros(4)}, r"'h' must be finite numbers of shape \(3,\), got float32 \(4,\)$"),
+        ({"h": 0.0}, r"of shape \(3,\), got float32 \(\)"),
+        (
+            {"c": np.zeros((1, 5))},
+            r"'c' must be finite numbers of shape \(5,\), got float32 \(1, 5\)",
+        ),
+        ({"h": np.zeros(3), "c": np.full(5, np.inf)}, r"\(5,\) with a NaN or an infinity"),
+        ({"x": np.zeros(3)}, "has the states h, c, got x"),
+    ],
+)
+def test_a_variant_refuses_an_initial_state_at_once(given: dict[str, Any], message: str) -> None:
+    cell = s.LSTMVariant(4, 5, proj_size=3)
+    cell.initial_state = {"h": np.ones(3)}
+    with pytest.raises(StateError, match=message):
+        cell.initial_state = given
+    assert_same(cell.initial_state["h"], np.ones(3, np.float32), "the one before")
+    assert list(cell.initial_state) == ["h"]
+
+
 def test_an_initial_state_belongs_to_the_cell_not_to_the_caller() -> None:
     h = np.ones(3, np.float32)
     cell = s.GRUCell(3, 3)
