@@ -25,6 +25,7 @@ from ...graph import Shape
 from ...ops import REGISTRY, Op
 from .known import stored, subgraphs
 from .node import Unsupported, reshaped, symbol
+from .states import begins_with
 
 __all__ = [
     "DOMAIN",
@@ -184,7 +185,9 @@ def restored_ops(proto: ModelProto, own: Mapping[str, Any], folder: Path) -> dic
             for n, where in entry["weights"].items()
         }
         op.initial_state = {
-            s["name"].removeprefix(f"{name}."): np.reshape(s["initial"], s["stream_shape"])
+            s["name"].removeprefix(f"{name}."): begins_with(
+                {**s, "batch_axis": None}, tuple(s["stream_shape"])
+            )
             for s in states
             if isinstance(s["initial"], list)
         }

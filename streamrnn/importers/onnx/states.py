@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -168,8 +169,14 @@ def begins_with(state: Mapping[str, Any], shape: Shape) -> npt.NDArray[np.float3
     """Return what a state of our own exports begins with, the same for every stream."""
     axis = state.get("batch_axis")
     one = [1 if i == axis else d for i, d in enumerate(shape)]
+    given = np.array(state["initial"], np.float32)
+    if given.size not in (1, math.prod(one)):
+        raise FileError(
+            f"the metadata says that the state {state['name']!r} begins with {given.size} numbers, "
+            f"expected one or the {math.prod(one)} of its shape {tuple(one)}"
+        )
     made = np.empty(shape, np.float32)
-    made[...] = np.reshape(np.array(state["initial"], np.float32), one)
+    made[...] = given if given.size == 1 else given.reshape(one)
     return made
 
 
