@@ -117,10 +117,11 @@ class QuantizationReport:
     def __str__(self) -> str:
         before, after = self.median_us
         size, done = self.quantised_bytes / self.float_bytes, len(self.quantised)
-        parts = "nodes" if self.measured == "file" else "ops"
+        parts = ("node" if self.measured == "file" else "op") + "s" * (done != 1)
+        stay = f"stay{'s' * (len(self.kept) == 1)} float"
         bytes_ = f"{self.quantised_bytes:,} bytes, was {self.float_bytes:,} (x {size:.2f})"
         lines = [
-            f"{self.mode}: {done} {parts} quantised, {len(self.kept)} stay float",
+            f"{self.mode}: {done} {parts} quantised, {len(self.kept)} {stay}",
             *(f"  {name}: {how}" for name, how in self.quantised.items()),
             *(f"  {name} stays float: {why}" for name, why in self.kept.items()),
             f"  {self.measured} {bytes_}",

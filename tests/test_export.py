@@ -12,7 +12,7 @@ from zoo import CASES, find, trained
 onnx = pytest.importorskip("onnx", reason="export needs the extra `onnx`")
 ort = pytest.importorskip("onnxruntime", reason="verification needs the extra `onnx`")
 
-from streamrnn.export import Quantization, to_onnx  # noqa: E402
+from streamrnn.export import Quantization, add_state, to_onnx  # noqa: E402
 from streamrnn_export import step, verify  # noqa: E402
 
 
@@ -142,9 +142,25 @@ def test_an_op_without_a_form_is_named(tmp_path):
 
 
 def test_a_path_that_cannot_be_written_is_a_clear_error(tmp_path):
-    for path in (tmp_path / "absent" / "m.onnx", tmp_path):
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    for path in (tmp_path / "absent" / "m.onnx", folder):
         with pytest.raises(sr.ExportError, match=r"cannot write .*: (No such file|Is a directory)"):
             to_onnx(sr.GRUCell(3, 4), path)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt", "m.ONNX", "m.onnx.txt", "m.safetensors"])
+def test_only_onnx_files_are_written(name, tmp_path):
+    """As `load` would take nothing else for a graph."""
+    said = rf"cannot export to .*{name}: the name must end in \.onnx"
+    said += ": `model.save` writes .safetensors" if name.endswith("rs") else "$"
+    with pytest.raises(sr.ExportError, match=said):
+        to_onnx(sr.GRUCell(3, 4), tmp_path / name)
+    with pytest.raises(sr.ExportError, match=said):
+        add_state(tmp_path / "absent.onnx", tmp_path / name)
+    with pytest.raises(sr.ExportError, match="expected a path, got int"):
+        to_onnx(sr.GRUCell(3, 4), 3)
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,7 @@ from onnx import helper
 
 from streamrnn.errors import ConfigError, ExportError
 from streamrnn.files import written_whole
-from streamrnn.graph import Graph
+from streamrnn.graph import Graph, describe
 from streamrnn.layer import Layer
 from streamrnn.rewrite import fold_batch_norm
 from streamrnn.version import VERSION
@@ -38,6 +38,7 @@ __all__ = [
     "MAX_OPSET",
     "MIN_OPSET",
     "check_graph",
+    "onnx_path",
     "sequence_model",
     "step_model",
     "to_onnx",
@@ -139,8 +140,9 @@ def to_onnx(
         If the frames to verify with do not fit the model, or are not finite.
     ExportError
         If an argument is out of range, the model has no form in the opset or is over 2 GiB, the
-        path cannot be written, onnxruntime is not installed, or the graph does not compute the
-        same. If it cannot be quantised, or the calibration is missing or does not fit.
+        path does not end in ``.onnx`` or cannot be written, onnxruntime is not installed, or the
+        graph does not compute the same. If it cannot be quantised, or the calibration is missing or
+        does not fit.
     """
     if quantize is None and calibration is not None:
         raise ConfigError("`calibration` is for a quantised export: pass `quantize` as well")
@@ -150,9 +152,10 @@ def to_onnx(
             f"batch={batch}, functions={functions}"
         )
     check_tolerance(tolerance)
+    path = onnx_path(path)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
-    report = ExportReport(Path(path), opset, proto)
+    report = ExportReport(path, opset, proto)
     if verify:
         (verify_step if form == "step" else verify_sequence)(report, model, frames, tolerance)
         report.opinion = second_opinion(proto, model, checked_frames(model, frames), tolerance)
@@ -160,6 +163,20 @@ def to_onnx(
         report.proto, report.quantization = quantized(proto, model, quantize, calibration)
     write_model(report)
     return report
+
+
+def onnx_path(path: str | Path) -> Path:
+    """Return where to write a graph; raise ExportError unless ``load`` would take it for one."""
+    try:
+        target = Path(path)
+    except TypeError:
+        raise ExportError(f"expected a path, got {describe(path)}") from None
+    if target.suffix != ".onnx":
+        raise ExportError(
+            f"cannot export to {target}: the name must end in .onnx"
+            + (": `model.save` writes .safetensors" if target.suffix == ".safetensors" else "")
+        )
+    return target
 
 
 def check_graph(proto: onnx.ModelProto, model: Layer) -> None:
