@@ -657,7 +657,7 @@ def test_drift_of_a_state_is_seen(tmp_path):
 def test_the_report_is_a_table_and_json(tmp_path):
     report = export(trained(sr.GRUCell(3, 4)), tmp_path / "m.onnx", "int8", steps=1200)
     text = str(report)
-    assert "int8: 1 nodes quantised, 0 stay float" in text
+    assert "int8: 1 node quantised, 0 stay float" in text
     assert "gru_0/GRU_0: written out, with MatMulInteger" in text
     assert "drift from the float graph over 1,200 steps of 1 frame, states fed back" in text
     assert "1001-1200" in text
