@@ -54,7 +54,7 @@ def quantized(
     ------
     ConfigError
         If there is no such mode, `keep` names no op, nothing would be quantised, or the
-        calibration holds no frames of the model.
+        calibration holds no frames of the model, or some with which it overflows.
     """
     if mode not in MODES:
         raise ConfigError(
@@ -101,10 +101,19 @@ def quantized(
         recordings = _recordings(layer, calibration)
         moments = _moments(graph, calls, chosen, recordings)
         wanted = [_outputs(layer, xs) for xs in recordings]
+        for i, y in enumerate(wanted):
+            if not np.isfinite(y).all():
+                raise ConfigError(
+                    f"calibration, recording {i}: the float model overflows, its outputs hold a "
+                    f"NaN or an infinity: give frames like those that it will meet"
+                )
         for name in list(chosen):
             alone = _rebuilt(graph, {name: chosen[name]}, moments, {})
             snr_db = _snr_db(wanted, [_outputs(alone, xs) for xs in recordings])
-            if snr_db < min_snr_db:
+            if snr_db == -math.inf:
+                kept[name] = "its rounding alone makes outputs overflow"
+                del chosen[name]
+            elif snr_db < min_snr_db:
                 kept[name] = f"its rounding alone leaves {snr_db:.1f} dB, below {min_snr_db:g}"
                 del chosen[name]
     if not chosen:
