@@ -92,6 +92,20 @@ class QuantizationReport:
             for first, mark in zip([0, *marks], marks, strict=False)
         }
 
+    def overflows(self) -> dict[str, tuple[int | None, int | None]]:
+        """Return what did not stay finite: the first such step of the float and the other model.
+
+        States are never checked while a stream runs. Where nothing holds them back, as in an RNN
+        of ReLUs, finite frames can drive them beyond float32.
+        """
+        found = {}
+        for name, sums in self.sums.items():
+            bad = ~np.isfinite(sums[:, 2:4])
+            if bad.any():
+                a, b = (int(c.argmax()) + 1 if c.any() else None for c in bad.T)
+                found[name] = a, b
+        return found
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the single steps, ready for JSON; None where a number is not."""
         before, after = self.median_us
@@ -105,6 +119,9 @@ class QuantizationReport:
             "steps": self.steps,
             "float_step_us": before,
             "quantised_step_us": after,
+            "overflows": {
+                name: {"float": a, "quantised": b} for name, (a, b) in self.overflows().items()
+            },
             "errors": {
                 name: {
                     str(mark): {k: v if math.isfinite(v) else None for k, v in row.items()}
@@ -117,10 +134,11 @@ class QuantizationReport:
     def __str__(self) -> str:
         before, after = self.median_us
         size, done = self.quantised_bytes / self.float_bytes, len(self.quantised)
-        parts = "nodes" if self.measured == "file" else "ops"
+        parts = ("node" if self.measured == "file" else "op") + "s" * (done != 1)
+        stay = f"stay{'s' * (len(self.kept) == 1)} float"
         bytes_ = f"{self.quantised_bytes:,} bytes, was {self.float_bytes:,} (x {size:.2f})"
         lines = [
-            f"{self.mode}: {done} {parts} quantised, {len(self.kept)} stay float",
+            f"{self.mode}: {done} {parts} quantised, {len(self.kept)} {stay}",
             *(f"  {name}: {how}" for name, how in self.quantised.items()),
             *(f"  {name} stays float: {why}" for name, why in self.kept.items()),
             f"  {self.measured} {bytes_}",
@@ -141,6 +159,10 @@ class QuantizationReport:
                 likeness = f"{row['snr_db']:5.1f} dB  {'' if math.isnan(alike) else f'{alike:.5f}'}"
                 lines.append(f"  {label:<{width}}  {span:>13}  {errors}  {likeness}")
                 first, label = mark + 1, ""
+        for name, steps in self.overflows().items():
+            sides = zip(("float", "quantised"), steps, strict=True)
+            where = ", ".join(f"in the {side} one from step {t} on" for side, t in sides if t)
+            lines.append(f"  {name} overflows: {where}")
         return "\n".join(lines)
 
     def plot(self, path: str | Path) -> None:
@@ -193,17 +215,18 @@ def sums_of(before: Array, after: Array) -> Array:
         The largest abs(a - b), and the sums of (a - b)², a, b, a², b², a b and 1.
     """
     a, b = before.astype(np.float64), after.astype(np.float64)
-    e = np.abs(a - b)
-    sums = [s.sum(axis=1) for s in (e * e, a, b, a * a, b * b, a * b, np.ones_like(a))]
-    return np.stack([e.max(axis=1, initial=0.0), *sums], axis=1)
+    with np.errstate(invalid="ignore"):  # what has overflowed: see `overflows`
+        e = np.abs(a - b)
+        sums = [s.sum(axis=1) for s in (e * e, a, b, a * a, b * b, a * b, np.ones_like(a))]
+        return np.stack([e.max(axis=1, initial=0.0), *sums], axis=1)
 
 
 def _errors(sums: Array) -> dict[str, float]:
     """Return the errors of a span of steps."""
-    error, a, b, aa, bb, ab, n = sums[:, 1:].sum(axis=0)
-    spreads = n * aa - a * a, n * bb - b * b
-    flat = spreads[0] <= 1e-12 * n * aa or spreads[1] <= 1e-12 * n * bb
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error, a, b, aa, bb, ab, n = sums[:, 1:].sum(axis=0)
+        spreads = n * aa - a * a, n * bb - b * b
+        flat = spreads[0] <= 1e-12 * n * aa or spreads[1] <= 1e-12 * n * bb
         ratio = np.divide(error, aa) if error else np.float64(0.0)
         return {
             "max_abs": float(sums[:, 0].max(initial=0.0)),

@@ -80,7 +80,8 @@ def save(layer: Layer, path: str | Path) -> None:
     """
     path = _as_path(path)
     if path.suffix != SUFFIX:
-        raise FileError(f"cannot save to {path}: the name must end in {SUFFIX}")
+        hint = ": `streamrnn.export.to_onnx` writes .onnx" if path.suffix == ".onnx" else ""
+        raise FileError(f"cannot save to {path}: the name must end in {SUFFIX}{hint}")
     graph = layer.graph()
     names = {id(v): name for name, v in graph.inputs.items()}
     names |= {id(node.value): node.name for node in graph.nodes}

@@ -16,11 +16,12 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, GraphError
+from .errors import ConfigError, GraphError, StateError
 
 if TYPE_CHECKING:
     from .ops.op import Op
@@ -197,6 +198,20 @@ class Node:
         shapes = self.op.state_shapes(*(a.shape for a in self.args))
         return {self.full(name): shape for name, shape in shapes.items()}
 
+    def check_initial_state(self) -> None:
+        """Raise StateError where the op begins with a state that it does not have.
+
+        The shapes of states are known once an op stands in a graph.
+        """
+        shapes = self.op.state_shapes(*(a.shape for a in self.args))
+        given = vars(self.op).get("_initial_state", {})  # the op itself would make its weights
+        for name, array in given.items():
+            if shapes.get(name) != array.shape:
+                raise StateError(
+                    f"initial state {name!r} of shape {array.shape} does not fit {self.name}, "
+                    f"whose states are {self.states()}"
+                )
+
     def full(self, name: str) -> str:
         """Return the name in the model of a state or weight: ``lstm_0.h``; the op's own for ""."""
         return f"{self.name}.{name}" if name else self.name
@@ -238,6 +253,8 @@ class Graph:
     GraphError
         If an output depends on an input that is not listed, an input is not used, two ops have one
         name, or the outputs come at different rates.
+    StateError
+        If an op's ``initial_state`` has an unknown name or another shape.
     """
 
     inputs: dict[str, Value]
@@ -277,6 +294,15 @@ class Graph:
             raise GraphError(f"{both[0]!r} names an input and an output; give one another name")
         made = [v for v in values if v.op is not None]
         object.__setattr__(self, "nodes", _named(made, set(self.inputs)))
+        own = (node.full(name) for node in self.nodes for name in node.op.parameter_shapes())
+        names = Counter((*own, *(name for node in self.nodes for name in node.states())))
+        for name, times in names.items():
+            if times > 1:
+                raise GraphError(
+                    f"{times} states or weights are named {name!r}; give a layer another name"
+                )
+        for node in self.nodes:
+            node.check_initial_state()
         self._check_feedback(made)
 
     def _behind_the_outputs(self) -> list[Value]:

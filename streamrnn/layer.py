@@ -182,6 +182,8 @@ class Layer:
         on_nonfinite : str
             What to do with a frame that holds a NaN or an infinity: ``"raise"`` (the state stays
             as it was), ``"propagate"`` (compute with it) or ``"hold"`` (use the last good frame).
+            States are not looked at. Where nothing holds them back, as in an RNN of ReLUs, finite
+            frames can drive them beyond float32; outputs are then infinite or NaN until `reset`.
         threads : int
             Threads that share the work of each step, from 1 to 64; results are the same, bit for
             bit. They pay from about 100 units a layer on, no further than there are cores, and

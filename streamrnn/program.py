@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import GraphError, StateError
+from .errors import GraphError
 from .graph import Clock, Graph, Node, Shape, Value
 from .kernels.compile import prepare
 from .kernels.pool import ADVANCE, CHECK, EACH, HOW, MANY, TOGETHER
@@ -564,14 +564,9 @@ def _index_limit(graph: Graph, value: Value) -> int | None:
 def _initial_state(graph: Graph, slots: Mapping[str, StateSlot], size: int) -> Array:
     state = np.zeros(size, np.float32)
     for node in graph.nodes:
+        node.check_initial_state()
         for name, array in node.op.initial_state.items():
-            slot = slots.get(node.full(name))
-            if slot is None or slot.shape != array.shape:
-                known = node.states()
-                raise StateError(
-                    f"initial state {name!r} of shape {array.shape} does not fit {node.name}, "
-                    f"whose states are {known}"
-                )
+            slot = slots[node.full(name)]
             state[slot.offset : slot.stop] = array.reshape(-1)
     return state
 

@@ -56,7 +56,7 @@ def quantized(
     ------
     ConfigError
         If there is no such mode, `keep` names no op, nothing would be quantised, or the
-        calibration holds no frames of the model.
+        calibration holds no frames of the model, or some with which it overflows.
     """
     if mode not in MODES:
         raise ConfigError(
@@ -105,6 +105,12 @@ def quantized(
         recordings = _recordings(layer, calibration)
         moments = _moments(graph, calls, chosen, recordings)
         wanted = [_outputs(layer, xs) for xs in recordings]
+        for i, y in enumerate(wanted):
+            if not np.isfinite(y).all():
+                raise ConfigError(
+                    f"calibration, recording {i}: the float model overflows, its outputs hold a "
+                    f"NaN or an infinity: give frames like those that it will meet"
+                )
         snr_db = {}
         for name in chosen:
             alone = _rebuilt(graph, {name: chosen[name]}, moments, {})
@@ -112,7 +118,9 @@ def quantized(
         optional = [n for n in chosen if hasattr(chosen[n], "convolution") and not convolutions]
         worst_db = min((snr_db[n] for n in chosen if n not in optional), default=math.inf)
         for name, least_db in snr_db.items():
-            if least_db < min_snr_db:
+            if least_db == -math.inf:
+                kept[name] = "its rounding alone makes outputs overflow"
+            elif least_db < min_snr_db:
                 kept[name] = f"its rounding alone leaves {least_db:.1f} dB, below {min_snr_db:g}"
             elif name in optional and least_db < worst_db:
                 kept[name] = (

@@ -23,8 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .errors import ConfigError, GraphError, StateError
-from .graph import Input, Value
+from .graph import Input, Value, describe
 from .layer import Layer
 from .ops.activations import Sigmoid, Tanh
 from .ops.constant import Constant
@@ -87,6 +89,13 @@ class _Variant(Layer):
             raise StateError(
                 f"{self!r} has the states {', '.join(self.pasts)}, got {', '.join(sorted(unknown))}"
             )
+        for name, array in arrays.items():
+            shape, given = self.pasts[name].state_shapes()[""], np.asarray(array, np.float32)
+            if given.shape != shape or not np.isfinite(given).all():
+                raise StateError(
+                    f"{self!r}: initial state {name!r} must be finite numbers of shape {shape}, "
+                    f"got {describe(given)}" + " with a NaN or an infinity" * (given.shape == shape)
+                )
         for name, past in self.pasts.items():
             past.initial_state = {"": arrays[name]} if name in arrays else {}
 

@@ -223,6 +223,34 @@ def test_known_models_need_no_options(tmp_path):
     assert json.loads(run("info", small, "--json").output)["inputs"]["input"]["shape"] == [576]
 
 
+@pytest.mark.parametrize(
+    ("words", "wrong", "said"),
+    [
+        (["export"], "m.pt", "the name must end in .onnx, got"),
+        (["export"], "m.safetensors2", "the name must end in .onnx, got"),
+        (["quantize", "-o"], "m.onnx", "`streamrnn export` makes .onnx of it"),
+        (["quantize", "-o"], "m", "the name must end in .safetensors, got"),
+    ],
+)
+def test_files_of_another_kind_are_not_written(words, wrong, said, tmp_path):
+    path = tmp_path / "in.safetensors"
+    sr.GRU(32, 32, seed=0).save(path)
+    result = run(words[0], path, *words[1:], tmp_path / wrong)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_counts_in_words(tmp_path):
+    x = sr.Input(32)
+    sr.Model(x, sr.Linear(32, 2)(sr.GRU(32, 32)(x))).save(tmp_path / "m.safetensors")
+    words = ["quantize", tmp_path / "m.safetensors", "-o", tmp_path / "q.safetensors"]
+    report = run(*words, "--steps", 2).output
+    assert "int8: 1 op quantised, 1 stays float" in report
+    sr.GRU(32, 32, 2).save(tmp_path / "m.safetensors")
+    assert "int8: 2 ops quantised, 0 stay float" in run(*words, "--steps", 2).output
+
+
 SILERO_NOTES = {"sample_rate": 16000, "hop_samples": 512, "labels": ["speech"]}
 
 

@@ -12,7 +12,7 @@ from zoo import CASES, find, trained
 onnx = pytest.importorskip("onnx", reason="export needs the extra `onnx`")
 ort = pytest.importorskip("onnxruntime", reason="verification needs the extra `onnx`")
 
-from streamrnn.export import to_onnx  # noqa: E402
+from streamrnn.export import Quantization, add_state, to_onnx  # noqa: E402
 from streamrnn_export import step, verify  # noqa: E402
 
 
@@ -142,9 +142,25 @@ def test_an_op_without_a_form_is_named(tmp_path):
 
 
 def test_a_path_that_cannot_be_written_is_a_clear_error(tmp_path):
-    for path in (tmp_path / "absent" / "m.onnx", tmp_path):
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    for path in (tmp_path / "absent" / "m.onnx", folder):
         with pytest.raises(sr.ExportError, match=r"cannot write .*: (No such file|Is a directory)"):
             to_onnx(sr.GRUCell(3, 4), path)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt", "m.ONNX", "m.onnx.txt", "m.safetensors"])
+def test_only_onnx_files_are_written(name, tmp_path):
+    """As `load` would take nothing else for a graph."""
+    said = rf"cannot export to .*{name}: the name must end in \.onnx"
+    said += ": `model.save` writes .safetensors" if name.endswith("rs") else "$"
+    with pytest.raises(sr.ExportError, match=said):
+        to_onnx(sr.GRUCell(3, 4), tmp_path / name)
+    with pytest.raises(sr.ExportError, match=said):
+        add_state(tmp_path / "absent.onnx", tmp_path / name)
+    with pytest.raises(sr.ExportError, match="expected a path, got int"):
+        to_onnx(sr.GRUCell(3, 4), 3)
     assert not list(tmp_path.iterdir())
 
 
@@ -183,3 +199,86 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
         assert link.is_symlink()
         assert onnx.load(target).graph.node
     assert [f.name for f in target.parent.iterdir()] == ["m.onnx"]
+
+
+def named(x="x", y="y", past="past"):
+    """Return a model with a front that looks ahead, a stride, a cell behind it, and a feedback."""
+    frame, before = sr.Input(6), sr.Past(8, name=past)()
+    ahead = sr.Conv1d(6, 8, 3, lookahead=2, name="front", seed=1)(frame)
+    after = sr.Tanh(name="tanh")(sr.Linear(6, 8, name="lin", seed=2)(frame) + before)
+    both = sr.Concat()(ahead, sr.Align(2)(after))
+    cell = sr.GRUCell(16, 4, name="late", seed=3)(sr.Conv1d(16, 16, 2, stride=2, seed=4)(both))
+    return sr.Model({x: frame}, {y: cell}, feedback={before: after})
+
+
+INSIDE = [
+    "constant_0",
+    "lin.weight",
+    "lin/MatMul_0:0",
+    "late/frame_0",
+    "past/before",
+    "late",
+    "calls",
+]
+
+
+@pytest.mark.parametrize("form", ["step", "sequence"])
+@pytest.mark.parametrize("way", ["x", "y"])
+@pytest.mark.parametrize("name", INSIDE)
+def test_names_of_values_inside_give_way_to_the_models_own(name, way, form, tmp_path):
+    path = tmp_path / "m.onnx"
+    xs = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
+    if (name, way) == ("late", "x"):
+        with pytest.raises(sr.GraphError, match="two layers or inputs are named 'late'"):
+            named(x=name)
+        return
+    model = named(**{way: name})
+    report = to_onnx(model, path, form=form)
+    assert report.max_error < 1e-5
+    assert name in [v.name for v in (*report.proto.graph.input, *report.proto.graph.output)]
+    read = sr.load(path).stream()
+    calls = xs.reshape(-1, *read.program.inputs[0].shape)  # two frames each
+    wanted = model.stream().run(xs)
+    assert np.abs(read.run(calls).reshape(wanted.shape) - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"x": "late.h_in"}, "its input is called 'late.h_in', as the graph calls a state"),
+        ({"x": "late.h_out"}, "its input is called 'late.h_out'"),
+        ({"y": "late.h_in"}, "its output is called 'late.h_in'"),
+        ({"y": "late.h_out"}, "its output is called 'late.h_out'"),
+        ({"x": "past_in"}, "its input is called 'past_in'"),
+        ({"y": "calls_out"}, "its output is called 'calls_out'"),
+        ({"x": ""}, "an input is called '': ONNX wants a name"),
+        ({"past": "calls"}, "the state 'calls' has the name of the graph's own counter"),
+    ],
+)
+def test_names_of_states_are_refused_for_anything_else(names, said, tmp_path):
+    with pytest.raises(sr.ExportError, match=said):
+        to_onnx(named(**names), tmp_path / "m.onnx", verify=False)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+INNER = {
+    "int8": "lin.weight_scale",
+    "qdq": "lin.weight:scale",
+    "float16": "lin.weight:float16",
+}
+
+
+@pytest.mark.parametrize("mode", INNER)
+def test_quantised_graphs_leave_the_models_names_alone(mode, tmp_path):
+    """Tools call what they make of `x` `x_scale`, as somebody may call an output."""
+    head, path = sr.Linear(6, 40, name="lin", seed=0), tmp_path / "m.onnx"
+    xs = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    options = {"quantize": Quantization(mode, steps=2), "calibration": xs}
+    for y in ("x_scale", "x:scale", "x_quantized", "x:zero"):
+        model = sr.Model({"x": (x := sr.Input(6))}, {y: head(x)})
+        made = to_onnx(model, path, **options).proto
+        assert [v.name for v in made.graph.output] == [y]
+        path.unlink()
+    with pytest.raises(sr.ExportError, match="as the quantised graph calls a value of its own"):
+        to_onnx(sr.Model({"x": (x := sr.Input(6))}, {INNER[mode]: head(x)}), path, **options)
+    assert not path.exists()

@@ -257,3 +257,18 @@ def test_metadata_that_makes_no_sense_is_refused(name, target):
     with pytest.raises(sr.ConfigError, match=f"to_onnx: .*{match}"):
         to_onnx(_model(), target, metadata=metadata)
     assert not list(target.parent.iterdir())
+
+
+def test_what_we_say_beside_the_graph_is_parsed_once(target, monkeypatch):
+    """It holds initial states, number by number: of large ones more text than weights."""
+    to_onnx(_model(NOTES), target, verify=False)
+    said, parse, parsed = _notes(target)["streamrnn"], json.loads, []
+
+    def loads(text, *args, **options):
+        parsed.append(text)
+        return parse(text, *args, **options)
+
+    monkeypatch.setattr(json, "loads", loads)
+    model = sr.load(target)
+    assert parsed.count(said) == 1
+    assert model.metadata == NOTES

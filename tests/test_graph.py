@@ -68,6 +68,18 @@ def _output_named_as_an_input() -> Any:
     return Model({"x": x}, {"x": s.Tanh()(x)})
 
 
+def _a_state_named_as_another() -> Any:
+    x, before = Input(3), s.Past(4, name="gru_0.h")()
+    after = s.GRUCell(3, 4)(x) + before
+    return Model(x, after, feedback={before: after})
+
+
+def _a_state_named_as_a_weight() -> Any:
+    x, before = Input(3), s.Past(4, name="linear_0.bias")()
+    after = s.Linear(3, 4)(x) + before
+    return Model(x, after, feedback={before: after})
+
+
 def _indices_as_output() -> Any:
     ids, x = Input((), dtype="int64"), Input(3)
     return Model([ids, x], [ids, x])
@@ -108,6 +120,8 @@ def _model_on_another_shape() -> Any:
         (_a_name_twice, "named 'a'; give one another name"),
         (_op_named_as_an_input, "named 'features'; give one another name"),
         (_output_named_as_an_input, "'x' names an input and an output"),
+        (_a_state_named_as_another, "2 states or weights are named 'gru_0.h'; give a layer"),
+        (_a_state_named_as_a_weight, "2 states or weights are named 'linear_0.bias'"),
         (_indices_as_output, "output 'y_0' holds indices; outputs must be float32"),
         (_input_twice, "the same value is listed twice"),
         (_several_outputs_as_a_layer, "several outputs cannot be used"),
@@ -642,6 +656,43 @@ def test_an_initial_state_that_does_not_fit_is_refused(given: dict[str, Any], me
 
     with pytest.raises(StateError, match=message):
         started()
+
+
+@pytest.mark.parametrize("given", [{"c": np.zeros(3)}, {"h": np.zeros(4)}, {"h": np.zeros((1, 3))}])
+def test_a_model_is_not_made_with_an_initial_state_that_does_not_fit(given: dict[str, Any]) -> None:
+    cell = s.GRUCell(3, 3)
+    cell.initial_state = given
+    with pytest.raises(
+        StateError, match=r"does not fit gru_0, whose states are .*'gru_0.h': \(3,\)"
+    ):
+        Model(x := Input(3), cell(x))
+    made = s.GRUCell(3, 3)
+    model = Model(x := Input(3), made(x))
+    made.initial_state = given
+    with pytest.raises(StateError, match="does not fit gru_0"):  # at the latest
+        model.stream()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"h": np.zeros(4)}, r"'h' must be finite numbers of shape \(3,\), got float32 \(4,\)$"),
+        ({"h": 0.0}, r"of shape \(3,\), got float32 \(\)"),
+        (
+            {"c": np.zeros((1, 5))},
+            r"'c' must be finite numbers of shape \(5,\), got float32 \(1, 5\)",
+        ),
+        ({"h": np.zeros(3), "c": np.full(5, np.inf)}, r"\(5,\) with a NaN or an infinity"),
+        ({"x": np.zeros(3)}, "has the states h, c, got x"),
+    ],
+)
+def test_a_variant_refuses_an_initial_state_at_once(given: dict[str, Any], message: str) -> None:
+    cell = s.LSTMVariant(4, 5, proj_size=3)
+    cell.initial_state = {"h": np.ones(3)}
+    with pytest.raises(StateError, match=message):
+        cell.initial_state = given
+    assert_same(cell.initial_state["h"], np.ones(3, np.float32), "the one before")
+    assert list(cell.initial_state) == ["h"]
 
 
 def test_an_initial_state_belongs_to_the_cell_not_to_the_caller() -> None:

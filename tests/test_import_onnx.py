@@ -125,6 +125,25 @@ def test_what_the_metadata_says_of_an_op_is_not_believed_blindly(key, value, mes
         _spectrum(tmp_path, forge)
 
 
+@pytest.mark.parametrize("cell", [sr.GRUCell, sr.GRUVariant], ids=["native", "past"])
+@pytest.mark.parametrize("mode", [None, "int8"])
+def test_a_state_that_begins_with_other_numbers_than_it_has_is_refused(cell, mode, tmp_path):
+    made = cell(32, 32, name="memory")
+    made.initial_state = {"h": np.ones(32)}
+    model = sr.Sequential(made)
+    to_onnx(model.quantize(mode) if mode else model, tmp_path / "m.onnx", verify=False)
+    assert np.all(sr.load(tmp_path / "m.onnx").stream().state["memory.h"] == 1)
+    proto = onnx.load(tmp_path / "m.onnx")
+    prop = next(p for p in proto.metadata_props if p.key == "streamrnn")
+    own = json.loads(prop.value)
+    own["states"][0]["initial"] = [1.0] * 31
+    prop.value = json.dumps(own)
+    onnx.save(proto, tmp_path / "m.onnx")
+    said = r"m.onnx: the metadata says that the state 'memory.h' begins with 31 numbers, expected"
+    with pytest.raises(sr.FileError, match=said):
+        sr.load(tmp_path / "m.onnx")
+
+
 INT8_FORMS = [
     *({"form": form, "batch": batch} for form in ("step", "sequence") for batch in (1, None)),
     {"functions": True},
@@ -197,14 +216,13 @@ def test_int8_nodes_that_are_not_as_we_wrote_them_are_read_one_by_one(change, tm
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     states = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}
-    stream = read.stream()
-    for x in np.random.default_rng(0).standard_normal((20, 32)).astype(np.float32):
+    stream, xs = read.stream(), np.random.default_rng(3).standard_normal((20, 32))
+    for x in xs.astype(np.float32):
         made = dict(zip(names, session.run(None, {**states, "x": x[None, None]}), strict=True))
         states = {n: made[f"{n.removesuffix('_in')}_out"] for n in states if n != "x"}
         got = _tuple(stream.step(x))
         for y, wanted in zip(got, (made[n] for n in names if not n.endswith("_out")), strict=True):
-            # A number at the edge of a rounding may become the next byte: 3e-4 was seen.
-            assert np.abs(y.ravel() - wanted.ravel()).max() < 2e-3
+            assert np.abs(y.ravel() - wanted.ravel()).max() < 2e-3  # a byte may round otherwise
 
 
 def _tuple(x):

@@ -266,7 +266,7 @@ def test_numbers_that_overflow_are_rounded_plainly_or_not_at_all() -> None:
     name = next(iter(state))
     state[name][5] = 3e38
     model.load_state_dict(state)
-    with pytest.raises(ConfigError, match="its rounding alone leaves -inf dB"):
+    with pytest.raises(ConfigError, match="recording 0: the float model overflows"):
         model.quantize("int8", calibration=frames(20, 40))
 
 
@@ -388,3 +388,36 @@ def test_the_command_reads_sound(tmp_path: Path) -> None:
     wrong = run(*arguments, "--calibration", tmp_path / "b.wav")
     assert wrong.exit_code == 1
     assert "expected one channel at 8000 Hz, got 1 at 16000 Hz" in " ".join(wrong.output.split())
+
+
+def growing(factor: float) -> sr.Model:
+    """Return an RNN of ReLUs whose state grows by a factor with each frame of ones."""
+    x = sr.Input(40)
+    model = sr.Model(x, sr.RNN(40, 40, nonlinearity="relu", bias=False, name="grows")(x))
+    model.load_state_dict(
+        {"grows.weight_ih": np.eye(40), "grows.weight_hh": np.float32(factor) * np.eye(40)}
+    )
+    return model
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_state_that_overflows_is_named_with_its_step() -> None:
+    model = growing(1e4)
+    report = compare(model, model.quantize("int8"), np.ones((1, 40), np.float32), 20)
+    stream, first = model.stream(), 1
+    while np.isfinite(stream.step(np.ones(40, np.float32))).all():
+        first += 1
+    assert report.overflows()["grows.h"][0] == report.overflows()["y"][0] == first
+    assert report.as_dict()["overflows"]["y"]["float"] == first
+    assert f"grows.h overflows: in the float one from step {first} on, in the quantised" in str(
+        report
+    )
+    calm = compare(growing(0.5), growing(0.5).quantize("int8"), np.ones((1, 40), np.float32), 20)
+    assert calm.overflows() == calm.as_dict()["overflows"] == {}
+    assert "overflow" not in str(calm)
+
+
+def test_a_calibration_with_which_the_model_overflows_is_refused() -> None:
+    ones = np.ones((20, 40), np.float32)
+    with pytest.raises(ConfigError, match="recording 1: the float model overflows, its outputs"):
+        growing(1e4).quantize("int8", calibration=[ones[:3], ones])

@@ -657,7 +657,7 @@ def test_drift_of_a_state_is_seen(tmp_path):
 def test_the_report_is_a_table_and_json(tmp_path):
     report = export(trained(sr.GRUCell(3, 4)), tmp_path / "m.onnx", "int8", steps=1200)
     text = str(report)
-    assert "int8: 1 nodes quantised, 0 stay float" in text
+    assert "int8: 1 node quantised, 0 stay float" in text
     assert "gru_0/GRU_0: written out, with MatMulInteger" in text
     assert "drift from the float graph over 1,200 steps of 1 frame, states fed back" in text
     assert "1001-1200" in text
@@ -716,3 +716,22 @@ def test_speech_detection_decides_the_same(mode, options, apart, flips, tmp_path
     read = sr.load(tmp_path / "m.onnx").stream().run(frames).reshape(-1)
     assert np.median(np.abs(read - ps)) < 1e-4
     assert np.abs(read - ps).max() < (0.1 if mode != "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["int8", "qdq"])
+def test_weights_in_the_body_of_a_loop_are_said_to_stay_float(mode, tmp_path):
+    """A cell spelled out before a stride is a Scan."""
+    x = sr.Input(8)
+    cell = sr.Conv1d(32, 32, 2, stride=2)(sr.GRUVariant(8, 32)(x))
+    model = sr.Model(x, sr.Linear(32, 40)(cell))
+    xs = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    report = to_onnx(
+        model, tmp_path / "m.onnx", quantize=Quantization(mode, steps=2), calibration=xs
+    )
+    (loop,) = [n for n in report.proto.graph.node if n.op_type == "Scan"]
+    inside = {n.name for n in loop.attribute[0].g.node if n.op_type == "MatMul"}
+    assert inside
+    assert set(report.quantization.kept) == inside
+    assert set(report.quantization.kept.values()) == {
+        "it is in the body of a Scan, which stays float"
+    }

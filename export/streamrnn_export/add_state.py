@@ -23,7 +23,7 @@ from streamrnn.importers.onnx import Reader, read_onnx
 from streamrnn.layer import Model
 
 from .metadata import put_layout
-from .step import DEFAULT_OPSET, check_graph, check_tolerance, step_model, write_model
+from .step import DEFAULT_OPSET, check_graph, check_tolerance, onnx_path, step_model, write_model
 from .verify import SEED, Differences, ExportReport, StepSession, session_of
 
 __all__ = ["add_state"]
@@ -81,10 +81,11 @@ def add_state(
     FileError
         If the source cannot be read, or cannot run frame by frame: the message names the node.
     ExportError
-        If there is no state to add, the target cannot be written, onnxruntime is not installed, or
-        the two graphs do not compute the same.
+        If there is no state to add, the target does not end in ``.onnx`` or cannot be written,
+        onnxruntime is not installed, or the two graphs do not compute the same.
     """
     check_tolerance(tolerance)
+    target = onnx_path(target)
     model, reader = read_onnx(Path(source), shapes, constants)
     if not model.graph().states():
         raise ExportError(f"{source}: it has no state to add: nothing in it looks at other frames")
@@ -96,7 +97,7 @@ def add_state(
     proto = step_model(model, opset)
     _keep_layout(proto, model, reader)
     check_graph(proto, model)
-    report = ExportReport(Path(target), opset, proto)
+    report = ExportReport(target, opset, proto)
     if verify:
         _verify(report, Path(source), model, reader, sequence, tolerance)
     write_model(report)

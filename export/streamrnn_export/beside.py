@@ -16,10 +16,12 @@ from streamrnn.errors import ExportError
 
 from .verify import StepSession
 
-__all__ = ["progress", "side_by_side"]
+__all__ = ["ASIDE", "progress", "side_by_side"]
 
 Array = npt.NDArray[Any]
 
+ASIDE = ":model"
+"""What the model's own names end with while its graph is rewritten."""
 CHUNK = 128
 """Steps that are compared at once."""
 
@@ -71,8 +73,9 @@ def side_by_side(
             continue
         for name, parts in sums.items():
             a, b = (np.stack([r[k][name].reshape(-1) for r in pending]) for k in (0, 1))
-            _check_finite(a, f"the float graph gives {{}} in {name} within {t + 1} steps")
-            _check_finite(b, f"the quantised graph gives {{}} in {name} within {t + 1} steps")
+            where = f"in {name.removesuffix(ASIDE)} within {t + 1} steps"
+            _check_finite(a, f"the float graph gives {{}} {where}")
+            _check_finite(b, f"the quantised graph gives {{}} {where}")
             parts.append(sums_of(a, b))
         pending = []
     return step_us, {name: np.concatenate(parts) for name, parts in sums.items()}

@@ -215,6 +215,11 @@ def _feed_back(g: OnnxRecorder, graph: Graph, pasts: list[Node], names: dict[int
 
 def _count_calls(g: OnnxRecorder) -> None:
     """Count, in a state, what the calls of a step graph would be."""
+    if CALLS in g.scope.states:
+        raise ExportError(
+            f"the state {CALLS!r} has the name of the graph's own counter: give its layer another "
+            f"name"
+        )
     one = g.constant(np.ones(1, np.float32))
     calls = one
     if g.scope.chunk_frames is None:

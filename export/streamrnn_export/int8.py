@@ -8,6 +8,7 @@ node.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from onnx import TensorProto
 
 from streamrnn.errors import ExportError
 
-from .beside import side_by_side
+from .beside import ASIDE, side_by_side
 from .calibrate import Feeds
+from .functions import all_nodes
 from .qdq import int8_weights, with_qdq
 from .spell import spelled_out
 from .writer import Writer, replace_content
@@ -97,6 +99,9 @@ def in_bytes(
             done[node.name] = how
         elif why:
             kept[node.name] = why
+        for inner in itertools.islice(all_nodes([node]), 1, None):
+            if any(_account(inner, constants, "", options.mode)):
+                kept[inner.name] = f"it is in the body of a {node.op_type}, which stays float"
     tables = [n for n in spelled.graph.node if done.get(n.name) == TABLE]
     convs = [n for n in spelled.graph.node if done.get(n.name) == CONV["int8"]]
     made = _smaller_weights(spelled, tables + convs, options.limit)
@@ -124,8 +129,9 @@ def _check_spelled(
         largest, _, _, _, squares = rows.T[:5]
         if largest.max() > CHECK_TOLERANCE * (1 + np.sqrt(squares.max())):
             raise ExportError(
-                f"not written, because {name} differs by {largest.max():.2e} once recurrent nodes "
-                f"and convolutions are written out: name them in `keep` of Quantization"
+                f"not written, because {name.removesuffix(ASIDE)} differs by {largest.max():.2e} "
+                f"once recurrent nodes and convolutions are written out: name them in `keep` of "
+                f"Quantization"
             )
 
 

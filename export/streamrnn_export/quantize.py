@@ -5,6 +5,7 @@ float16 is written here, int8 and its static form in int8.py; streamrnn.drift sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,11 @@ from streamrnn.errors import ConfigError, ExportError
 from streamrnn.graph import describe
 from streamrnn.layer import Layer
 
-from .beside import side_by_side
+from .beside import ASIDE, side_by_side
 from .calibrate import calls_of, recordings_of
 from .int8 import KEPT, in_bytes
 from .verify import random_frames
-from .writer import Writer, replace_content
+from .writer import Writer, rename, replace_content
 
 __all__ = ["Quantization", "quantized"]
 
@@ -135,10 +136,17 @@ def quantized(
         else recordings_of(model, calibration)
     )
     calls = calls_of(model, proto, recordings)
+    # Tools name what they make after what they make it of: the model's own names stand aside.
+    own = (*model.graph().inputs, *model.graph().outputs)
+    aside = {name: name + ASIDE for name in own}
+    given = onnx.ModelProto()
+    given.CopyFrom(proto)
+    rename(given.graph, aside)
     if options.mode == "float16":
-        made, done, kept = _half(proto, options)
+        made, done, kept = _half(given, options)
     else:
-        made, done, kept = in_bytes(proto, options, calls)
+        inner = [[{aside[n]: x for n, x in feeds.items()} for feeds in part] for part in calls]
+        made, done, kept = in_bytes(given, options, inner)
     unknown = [k for k in options.keep if not any(map(Quantization("int8", keep=(k,)).keeps, kept))]
     if unknown:
         raise ConfigError(
@@ -152,12 +160,33 @@ def quantized(
             f"quantize=None{reasons}"
         )
     _finish(made, proto)
+    _named_again(made.graph, aside, model)
     onnx.checker.check_model(made, full_check=True)
     feeds = [feeds for recording in calls for feeds in recording]
     step_us, sums = side_by_side(proto, made, feeds, options.steps)
     before, after = (len(p.SerializeToString(deterministic=True)) for p in (proto, made))
     stride = model.graph().clock.stride
     return made, QuantizationReport(options.mode, done, kept, before, after, stride, step_us, sums)
+
+
+def _named_again(graph: onnx.GraphProto, aside: Mapping[str, str], model: Layer) -> None:
+    """Give the model's inputs and outputs their names again, and what is called after them."""
+    made = [o for node in graph.node for o in node.output]
+    made += [tensor.name for tensor in graph.initializer]
+    taken = {*made, *aside}
+    for name in aside:
+        if name in made:
+            raise ExportError(
+                f"{model!r}: it calls an input or output {name!r}, as the quantised graph calls a "
+                f"value of its own: give it another name"
+            )
+    new = {inner: name for name, inner in aside.items()}
+    for name in made:
+        plain = name.replace(ASIDE, "")
+        if plain not in taken:
+            taken.add(plain)
+            new[name] = plain
+    rename(graph, new)
 
 
 def _finish(made: onnx.ModelProto, proto: onnx.ModelProto) -> None:

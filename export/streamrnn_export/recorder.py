@@ -7,7 +7,7 @@ streams side by side.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,23 @@ class OnnxRecorder:
         Streams side by side; None leaves their number open.
     first : (str, Value)
         The graph's first input, which says how many frames and streams there are.
+    taken : collection of str
+        Names of the model's inputs and outputs: nothing else gets one of them.
     """
 
     def __init__(
-        self, opset: int, scope: Scope, batch: int | None, first: tuple[str, Value]
+        self,
+        opset: int,
+        scope: Scope,
+        batch: int | None,
+        first: tuple[str, Value],
+        taken: Collection[str],
     ) -> None:
         self._opset = opset
         self.scope = scope
         self.batch = batch
         self._first = first
+        self._taken = taken
         self._node: Node | None = None
         self._counts: dict[str, int] = {}
         self._constants: dict[tuple[str, Shape, bytes], str] = {}
@@ -220,12 +228,18 @@ class OnnxRecorder:
         """Return a name that no node has yet: ``op/Kind_0``."""
         start = f"{self.node.name}/{kind}"
         count = self._counts[start] = self._counts.get(start, -1) + 1
-        return f"{start}_{count}"
+        return self._free(f"{start}_{count}")
+
+    def _free(self, name: str) -> str:
+        """Return a name for a value inside the graph: this one, unless the model has it."""
+        while name in self._taken:
+            name += "_"
+        return name
 
     def ops(self, kind: str, n_outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
         """Add a node with several outputs and return them."""
         name = self.unique(kind)
-        outputs = [f"{name}:{i}" for i in range(n_outputs)]
+        outputs = [self._free(f"{name}:{i}") for i in range(n_outputs)]
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
         self.scope.nodes.append(helper.make_node(kind, inputs, outputs, name=name, **attributes))
@@ -245,6 +259,7 @@ class OnnxRecorder:
         if not name and key in self._constants:
             return self._constants[key]
         full = f"{self.node.name}.{name}" if name else f"constant_{len(self._constants)}"
+        full = self._free(full)
         if full not in self.initializers:  # an op that is used twice shares its weights
             self.initializers[full] = numpy_helper.from_array(value, full)
         if not name:
@@ -292,7 +307,9 @@ class OnnxRecorder:
 
         Its states are carried from frame to frame, and come in and go out of the scope around it.
         """
-        before = [tensor_info(f"{n}/before", "float32", d) for n, d in body.states.items()]
+        before = [
+            tensor_info(self._free(f"{n}/before"), "float32", d) for n, d in body.states.items()
+        ]
         results, infos = [], []
         after = [(body.next_states[name], "float32", dims) for name, dims in body.states.items()]
         with self.writing(body):
@@ -310,7 +327,7 @@ class OnnxRecorder:
 
     def _incoming(self, full: str, dims: Dims) -> str:
         self.scope.states[full] = dims
-        return f"{full}/before" if self.scope.inside else f"{full}_in"
+        return self._free(f"{full}/before") if self.scope.inside else f"{full}_in"
 
     def state(self, name: str, batch_axis: int = 0, row: bool = False) -> str:
         """Return the op's state as it comes in; see :class:`streamrnn.ops.recorder.Recorder`."""

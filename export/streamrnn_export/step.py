@@ -9,7 +9,7 @@ All values have shape (frames, streams, *frame); the states' names end in ``_in`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnx import helper
 
 from streamrnn.errors import ConfigError, ExportError
 from streamrnn.files import written_whole
+from streamrnn.graph import Graph, describe
 from streamrnn.layer import Layer
 from streamrnn.rewrite import fold_batch_norm
 from streamrnn.version import VERSION
@@ -37,6 +38,7 @@ __all__ = [
     "MAX_OPSET",
     "MIN_OPSET",
     "check_graph",
+    "onnx_path",
     "sequence_model",
     "step_model",
     "to_onnx",
@@ -138,8 +140,9 @@ def to_onnx(
         If the frames to verify with do not fit the model, or are not finite.
     ExportError
         If an argument is out of range, the model has no form in the opset or is over 2 GiB, the
-        path cannot be written, onnxruntime is not installed, or the graph does not compute the
-        same. If it cannot be quantised, or the calibration is missing or does not fit.
+        path does not end in ``.onnx`` or cannot be written, onnxruntime is not installed, or the
+        graph does not compute the same. If it cannot be quantised, or the calibration is missing or
+        does not fit.
     """
     if quantize is None and calibration is not None:
         raise ConfigError("`calibration` is for a quantised export: pass `quantize` as well")
@@ -149,9 +152,10 @@ def to_onnx(
             f"batch={batch}, functions={functions}"
         )
     check_tolerance(tolerance)
+    path = onnx_path(path)
     proto = _built(model, form, batch, opset, functions, metadata)
     check_graph(proto, model)
-    report = ExportReport(Path(path), opset, proto)
+    report = ExportReport(path, opset, proto)
     if verify:
         (verify_step if form == "step" else verify_sequence)(report, model, frames, tolerance)
         report.opinion = second_opinion(proto, model, checked_frames(model, frames), tolerance)
@@ -159,6 +163,20 @@ def to_onnx(
         report.proto, report.quantization = quantized(proto, model, quantize, calibration)
     write_model(report)
     return report
+
+
+def onnx_path(path: str | Path) -> Path:
+    """Return where to write a graph; raise ExportError unless ``load`` would take it for one."""
+    try:
+        target = Path(path)
+    except TypeError:
+        raise ExportError(f"expected a path, got {describe(path)}") from None
+    if target.suffix != ".onnx":
+        raise ExportError(
+            f"cannot export to {target}: the name must end in .onnx"
+            + (": `model.save` writes .safetensors" if target.suffix == ".safetensors" else "")
+        )
+    return target
 
 
 def check_graph(proto: onnx.ModelProto, model: Layer) -> None:
@@ -208,9 +226,11 @@ def _built(
         Scope(stride if step else None, stride),
         batch,
         next(iter(graph.inputs.items())),
+        {*graph.inputs, *graph.outputs},
     )
     made = Functions(opset) if functions else None
     outputs = record(g, graph, made)
+    _check_names(model, graph, g.scope.states)
     new = _name_outputs(g.scope, outputs | {f"{n}_out": v for n, v in g.scope.next_states.items()})
     taken: int | str = stride if step else "frames"
     given: int | str = 1 if step else "frames" if stride == 1 else "output_frames"
@@ -270,6 +290,20 @@ def _check_arguments(model: Layer, form: str, batch: int | None, opset: int) -> 
             f"{model!r}: {size / 2**30:.1f} GiB of weights; a file holds at most 2 GiB: make the "
             f"model smaller, or export its parts"
         )
+
+
+def _check_names(model: Layer, graph: Graph, states: Collection[str]) -> None:
+    """Raise ExportError where an input or output has no name, or that of a state's."""
+    sides = [f"{state}{end}" for state in states for end in ("_in", "_out")]
+    for way, names in (("input", graph.inputs), ("output", graph.outputs)):
+        for name in names:
+            if not name:
+                raise ExportError(f"{model!r}: an {way} is called '': ONNX wants a name")
+            if name in sides:
+                raise ExportError(
+                    f"{model!r}: its {way} is called {name!r}, as the graph calls a state on its "
+                    f"way in or out: give the {way} or the layer another name"
+                )
 
 
 def _name_outputs(scope: Scope, outputs: Mapping[str, str]) -> dict[str, str]:

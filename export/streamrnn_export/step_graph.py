@@ -21,7 +21,6 @@ from streamrnn.errors import ExportError, FileError, StateError
 from streamrnn.graph import Clock, Input, Shape, Value
 from streamrnn.importers.onnx import Reader, opened, read_onnx, state_name
 from streamrnn.importers.onnx.inputs import frame_shape
-from streamrnn.importers.onnx.states import own_metadata
 from streamrnn.program import HEADER, LINE, StateSlot, aligned, fingerprint, whole
 
 __all__ = ["Port", "State", "StepGraph"]
@@ -113,7 +112,7 @@ class StepGraph:
     ) -> None:
         self.path, self._options = path, (shapes, constants, states)
         with opened(path, shapes, constants) as reader:
-            self._own = own_metadata(reader.proto)
+            self._own = reader.own
             _check_form(reader, self._own)
             self.stride = int(self._own.get("stride_frames", 1))
             self.waited_calls = int(self._own.get("delay_frames", 0)) // self.stride

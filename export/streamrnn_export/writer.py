@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from .functions import all_nodes
 
-__all__ = ["Writer", "attributes_of", "replace_content", "shapes_of"]
+__all__ = ["Writer", "attributes_of", "rename", "replace_content", "shapes_of"]
 
 Array = npt.NDArray[Any]
 
@@ -92,3 +92,12 @@ def replace_content(
         copies = [type(item).FromString(item.SerializeToString()) for item in new]
         del kept[:]
         kept.extend(copies)
+
+
+def rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    """Give values of a graph other names, in the bodies of its nodes too."""
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = new.get(value.name, value.name)
+    for node in all_nodes(list(graph.node)):
+        for names in (node.input, node.output):
+            names[:] = [new.get(n, n) for n in names]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -89,8 +89,12 @@ class FirstOutput:
 
 
 FIRST_OUTPUT = """
-import pickle, sys, numpy, streamrnn
-path, options, frame = pickle.load(sys.stdin.buffer)
+import json, sys, numpy, streamrnn
+
+def restored(known):
+    return numpy.array(known["array"], known["dtype"]) if "dtype" in known else known
+
+path, options, frame = json.load(sys.stdin, object_hook=restored)
 stream, y = streamrnn.load(path, **options).stream(), None
 while y is None:
     y = stream.step(frame)
@@ -137,8 +141,8 @@ def _first_output(model: Layer, path: Path, options: Any, folder: Path, cache: s
     environment = _with_bytecode(folder) | {"STREAMRNN_CACHE_DIR": str(cache)}
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", FIRST_OUTPUT], input=pickle.dumps((path, options, frame)),
-        env=environment, check=True, stdout=subprocess.PIPE,
+        [sys.executable, "-c", FIRST_OUTPUT], env=environment, check=True, text=True,
+        input=json.dumps((str(path), options, frame), default=_as_lists), stdout=subprocess.PIPE,
     )  # fmt: skip
     taken = time.perf_counter() - begin
     if not abs(float(done.stdout) - expected) <= TOLERANCE * max(1.0, expected):
@@ -146,6 +150,10 @@ def _first_output(model: Layer, path: Path, options: Any, folder: Path, cache: s
             f"{path.name}: a new process gives {float(done.stdout):g}, expected {expected:g}"
         )
     return taken
+
+
+def _as_lists(array: Any) -> dict[str, Any]:
+    return {"array": array.tolist(), "dtype": str(array.dtype)}
 
 
 def _with_bytecode(folder: Path) -> dict[str, str]:

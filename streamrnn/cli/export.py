@@ -76,6 +76,8 @@ def export(
     ):  # before the file is written
         raise typer.BadParameter(f"there can be no file {plot}", param_hint="--plot")
     check_other(out, model, "OUT")
+    if out.suffix != ".onnx":  # before the model is read
+        raise typer.BadParameter(f"the name must end in .onnx, got {out}", param_hint="OUT")
     layer = loaded(model, shape, constant, state)
     notes = {**layer.metadata, **notes_of(metadata)}
     if with_frontend:

@@ -61,6 +61,12 @@ def quantize(
 
     progress = Console(stderr=True, soft_wrap=True, highlight=False)
     check_other(out, model)
+    if out.suffix != ".safetensors":  # before the weights are rounded
+        raise typer.BadParameter(
+            f"the name must end in .safetensors, got {out}"
+            + (": `streamrnn export` makes .onnx of it" if out.suffix == ".onnx" else ""),
+            param_hint="--out",
+        )
     layer = loaded(model, shape, constant, state)
     hop = layer.metadata.get("hop_samples")
     recordings = [_recording(file, layer, hop) for file in calibration or ()] or None

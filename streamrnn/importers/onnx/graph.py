@@ -64,7 +64,7 @@ from .node import (
 )
 from .restored import Restored, group_of, restored_ops
 from .sequence import check_once
-from .states import Pairs, begins_with, cut_to_one_call, own_metadata, own_states, state_pairs
+from .states import Pairs, begins_with, cut_to_one_call, own_metadata, state_pairs
 from .time import aligned, over_frames, settled
 
 __all__ = ["Reader", "load_onnx", "opened", "parsed", "read_onnx", "state_name"]
@@ -143,7 +143,6 @@ def opened(
     """Give a file's reader, nothing run yet; what is raised meanwhile becomes a FileError."""
     proto = parsed(path)
     with _named_in_errors(path):
-        cut_to_one_call(proto)
         yield Reader(proto, shapes or {}, constants or {}, path.parent)
 
 
@@ -199,6 +198,9 @@ class Reader:
     ) -> None:
         check_stored(proto.graph, folder)
         put_in_order(proto.graph)
+        self.own: Mapping[str, Any] = own_metadata(proto)
+        """What our own exports say beside the graph."""
+        cut_to_one_call(proto.graph, self.own)
         self.proto = proto
         self.folder = folder
         self.computed = 0
@@ -253,9 +255,10 @@ class Reader:
         self.pairs = pairs = self.find_pairs(states)
         for name in [n for n in pairs if n not in self.read]:  # a state that nothing reads
             del pairs[name], self.shapes[name]
-        self._restored = restored_ops(self.proto, self.folder)
+        self._restored = restored_ops(self.proto, self.own, self.folder)
         kept = {name for op in self._restored.values() for name in op.states}
-        said = {s["input"]: s for s in own_states(self.proto)}
+        said = {s["input"]: s for s in self.own.get("states", [])}
+        self._names |= {*(self.shapes.keys() - pairs.keys()), *self._restored}
         values: dict[str, Tensor] = dict(self.constants)
         inputs: dict[str, Value] = {}
         pasts: dict[str, Value] = {}
@@ -272,7 +275,7 @@ class Reader:
             if name in pairs:
                 note = said.get(name, {})
                 inner = _own_shape(note, shape)
-                past = Past(inner, name=state_name(name))
+                past = Past(inner, name=self._free(state_name(name)))
                 if isinstance(note.get("initial"), list):
                     past.initial_state = {"": begins_with(note, shape).reshape(inner)}
                 pasts[name] = past()
@@ -300,7 +303,7 @@ class Reader:
             feedback[pasts[past_name]] = reshaped(new, pasts[past_name].shape)
         model = Model(inputs, self._outputs(graph, values), feedback=feedback)
         notes = {p.key: p.value for p in self.proto.metadata_props if p.key != "streamrnn"}
-        own = own_metadata(self.proto)
+        own = self.own
         if "metadata" in own:
             model.metadata = checked_metadata(own["metadata"], model.graph(), "the file")
         else:
@@ -313,8 +316,8 @@ class Reader:
 
         It has not where it counts calls; and where a call takes several frames, they are one here.
         """
-        own = own_metadata(self.proto)
-        same = all(s.get("stream_shape") is not None for s in own_states(self.proto))
+        own = self.own
+        same = all(s.get("stream_shape") is not None for s in self.own.get("states", []))
         alone = own.get("stride_frames") == 1 and own.get("batch", 1) in (1, None)
         if "fingerprint" in own and same and alone:
             weights = [node.op.weights for node in graph.nodes]
@@ -322,7 +325,11 @@ class Reader:
 
     def find_pairs(self, states: Mapping[str, str] | None) -> Pairs:
         """Return which output feeds which input: as the user says, or as can be found."""
-        pairs = state_pairs(self.proto, self.shapes) if states is None else Pairs(states, "you")
+        pairs = (
+            state_pairs(self.proto.graph, self.own, self.shapes)
+            if states is None
+            else Pairs(states, "you")
+        )
         self._check_pairs(pairs)
         return pairs
 
@@ -366,7 +373,7 @@ class Reader:
 
     def _frame(self, name: str, shape: Shape, axis: int | None) -> Shape:
         """Return the shape of a frame: as our own exports of one stream say, else without ones."""
-        own = own_metadata(self.proto)
+        own = self.own
         if own.get("batch") in (1, None) and own.get("stride_frames") == 1:
             for said in (*own.get("inputs", ()), *own.get("outputs", ())):
                 if said["name"] == name and said["batch_axis"] is not None:
@@ -376,7 +383,7 @@ class Reader:
 
     def _meaningless_calls(self) -> int:
         """Return of how many first calls our own exports say that their outputs mean nothing."""
-        own = own_metadata(self.proto)
+        own = self.own
         return int(own.get("delay_frames", 0)) // int(own.get("stride_frames", 1))
 
     def _check_pairs(self, pairs: Mapping[str, str]) -> None:
@@ -525,8 +532,11 @@ class Reader:
 
     def _name_of(self, node: NodeProto) -> str:
         """Return a name for what a node keeps: its own, in characters that names may have."""
-        base = name = "_".join(re.findall(r"\w+", node.name or node.op_type)).lower()
-        numbers = self._numbers.setdefault(base, itertools.count(1))
+        return self._free("_".join(re.findall(r"\w+", node.name or node.op_type)).lower())
+
+    def _free(self, base: str) -> str:
+        """Return a name that nothing has yet: this one, or with a number."""
+        name, numbers = base, self._numbers.setdefault(base, itertools.count(1))
         while name in self._names:
             name = f"{base}_{next(numbers)}"
         self._names.add(name)

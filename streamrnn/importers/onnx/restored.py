@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...graph import Shape
 from ...ops import REGISTRY, Op
 from .known import stored, subgraphs
 from .node import Unsupported, reshaped, symbol
-from .states import own_metadata
+from .states import begins_with
 
 __all__ = [
     "DOMAIN",
@@ -148,7 +148,7 @@ class Restored:
         self.done = True
 
 
-def restored_ops(proto: Any, folder: Path) -> dict[str, Restored]:
+def restored_ops(proto: ModelProto, own: Mapping[str, Any], folder: Path) -> dict[str, Restored]:
     """Return the ops whose nodes are as they were written, by name.
 
     Raises
@@ -156,7 +156,6 @@ def restored_ops(proto: Any, folder: Path) -> dict[str, Restored]:
     Unsupported
         If the metadata names an op that does not exist, or arguments that it does not take.
     """
-    own = own_metadata(proto)
     said = own.get("ops", {})
     if not said:
         return {}
@@ -186,7 +185,9 @@ def restored_ops(proto: Any, folder: Path) -> dict[str, Restored]:
             for n, where in entry["weights"].items()
         }
         op.initial_state = {
-            s["name"].removeprefix(f"{name}."): np.reshape(s["initial"], s["stream_shape"])
+            s["name"].removeprefix(f"{name}."): begins_with(
+                {**s, "batch_axis": None}, tuple(s["stream_shape"])
+            )
             for s in states
             if isinstance(s["initial"], list)
         }

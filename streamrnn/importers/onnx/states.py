@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,7 +22,6 @@ __all__ = [
     "begins_with",
     "cut_to_one_call",
     "own_metadata",
-    "own_states",
     "state_pairs",
 ]
 
@@ -54,7 +54,7 @@ class Pairs(dict[str, str]):
         self[name], self.told_by[name] = output, told_by
 
 
-def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
+def state_pairs(graph: GraphProto, own: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Pairs:
     """Return which state output feeds which state input.
 
     In this order: as the metadata of our own exports says; inputs and outputs whose names differ
@@ -64,9 +64,9 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
     the one and ends with the other; of the rest, but the first of each, an input and an output that
     are alone with their shape.
     """
-    outputs = {o.name: _fixed_dims(o) for o in proto.graph.output}
-    if own_metadata(proto):
-        return Pairs({s["input"]: s["output"] for s in own_states(proto)}, "metadata")
+    outputs = {o.name: _fixed_dims(o) for o in graph.output}
+    if own:
+        return Pairs({s["input"]: s["output"] for s in own.get("states", [])}, "metadata")
     pairs = Pairs({}, "")
     first = next(iter(shapes), ""), next(iter(outputs), "")
     for base in (_base, lambda name: _FIRST.sub("", name.lower())):
@@ -80,7 +80,7 @@ def state_pairs(proto: ModelProto, shapes: Mapping[str, Shape]) -> Pairs:
             if name not in pairs and len(same) == 1:
                 pairs.pair(name, same[0], "names")
     unpaired = any(name not in pairs for name in list(shapes)[1:])
-    for name, output in _flows(proto.graph).items() if unpaired else ():
+    for name, output in _flows(graph).items() if unpaired else ():
         if name in shapes and name not in pairs and output not in pairs.values():
             pairs.pair(name, output, "data flow")
     rest_in = [n for n in list(shapes)[1:] if n not in pairs]
@@ -169,29 +169,29 @@ def begins_with(state: Mapping[str, Any], shape: Shape) -> npt.NDArray[np.float3
     """Return what a state of our own exports begins with, the same for every stream."""
     axis = state.get("batch_axis")
     one = [1 if i == axis else d for i, d in enumerate(shape)]
+    given = np.array(state["initial"], np.float32)
+    if given.size not in (1, math.prod(one)):
+        raise FileError(
+            f"the metadata says that the state {state['name']!r} begins with {given.size} numbers, "
+            f"expected one or the {math.prod(one)} of its shape {tuple(one)}"
+        )
     made = np.empty(shape, np.float32)
-    made[...] = np.reshape(np.array(state["initial"], np.float32), one)
+    made[...] = given if given.size == 1 else given.reshape(one)
     return made
 
 
-def cut_to_one_call(proto: ModelProto) -> None:
+def cut_to_one_call(graph: GraphProto, own: Mapping[str, Any]) -> None:
     """Make a sequence graph of our own exports one for the frames of a single output.
 
     It has the states of the step graph, so it is then nothing else.
     """
-    own = own_metadata(proto)
     if own.get("form") != "sequence":
         return
     lengths = {"frames": int(own["stride_frames"]), "output_frames": 1}
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in lengths:
                 dim.dim_value = lengths[dim.dim_param]
-
-
-def own_states(proto: ModelProto) -> list[dict[str, Any]]:
-    """Return the states as the metadata of our own exports describes them."""
-    return list(own_metadata(proto).get("states", []))
 
 
 def _fixed_dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
