@@ -31,6 +31,7 @@ __all__ = [
     "DOMAIN",
     "Restored",
     "digest_of",
+    "group_of",
     "groups_of",
     "names_read",
     "restored_ops",
