@@ -176,6 +176,16 @@ def test_ops_with_int8_weights_come_back_as_they_were(options, tmp_path):
     assert np.array_equal(sr.load(tmp_path / "again.safetensors").stream().run(xs), model.run(xs))
 
 
+def test_a_layer_has_its_own_states_and_not_those_of_one_named_after_it(tmp_path):
+    x = sr.Input(32)
+    y = sr.GRUCell(32, 32, name="a.b", seed=1)(sr.GRUCell(32, 32, name="a", seed=0)(x))
+    model = sr.Model(x, y).quantize("int8")
+    to_onnx(model, tmp_path / "m.onnx", verify=False)
+    read, xs = sr.load(tmp_path / "m.onnx"), RNG.standard_normal((20, 32)).astype(np.float32)
+    assert list(read.graph().states()) == ["a.h", "a.b.h"]
+    assert np.array_equal(read.stream().run(xs), model.stream().run(xs))
+
+
 def _shown(proto):
     """Let a value from within a cell be an output."""
     inner = next(n for n in proto.graph.node if n.op_type == "Tanh" and n.name.startswith("lstm_0"))

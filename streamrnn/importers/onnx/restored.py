@@ -31,6 +31,7 @@ __all__ = [
     "DOMAIN",
     "Restored",
     "digest_of",
+    "group_of",
     "groups_of",
     "names_read",
     "restored_ops",
@@ -171,7 +172,9 @@ def restored_ops(proto: ModelProto, own: Mapping[str, Any], folder: Path) -> dic
     for name, entry in said.items():
         if digest_of(entry, groups[name], tensors, functions) != entry["digest"]:
             continue
+        read = set(names_read(groups[name]))
         states = [s for s in own["states"] if s["name"].startswith(f"{name}.")]
+        states = [s for s in states if s["input"] in read]
         after = {s["output"] for s in states}
         inside = {o for node in groups[name] for o in node.output} - {entry["makes"]}
         around = [n for v in inside | {s["input"] for s in states} for n in readers.get(v, [])]
