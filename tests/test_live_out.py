@@ -1,6 +1,7 @@
 """Where outputs go: files on a full disk, pipes that break, a real WebSocket server and broker."""
 
 import json
+import queue
 import signal
 import socket
 import subprocess
@@ -300,40 +301,33 @@ def test_the_command_sends_outputs_to_a_websocket(files, listen):
 # MQTT ----------------------------------------------------------------------------------------
 
 
-def subscribed(port, topic, n):
-    """Return an open client and the list of the messages that it gets; an Event when all came."""
+def subscribed(port, topic):
+    """Return an open client, and a function that waits for so many messages and returns them."""
     import paho.mqtt.client as paho
 
-    got, ready, done = [], threading.Event(), threading.Event()
+    came, ready = queue.Queue(), threading.Event()
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-
-    def came(client, data, message):
-        got.append(message.payload.decode())
-        if len(got) == n:
-            done.set()
-
-    client.on_message = came
+    client.on_message = lambda client, data, message: came.put(message.payload.decode())
     client.on_subscribe = lambda *words: ready.set()
     client.connect("127.0.0.1", port)
     client.subscribe(topic, qos=1)
     client.loop_start()
     assert ready.wait(10)
-    return client, got, done
+    return client, lambda n: [came.get(timeout=10) for _ in range(n)]
 
 
 def test_events_over_a_broker(broker):
     port, process = broker
-    client, got, done = subscribed(port, "home/events", 4)
+    client, messages = subscribed(port, "home/events")
     opened = [lambda: MqttSender("127.0.0.1", "home/events", port)]
     with Outbox("mqtt", opened[0]) as outbox:
         events = EventSink(outbox, ["door"], Hysteresis(100, pad_ms=0), as_json=True)
         with events:
             for t in range(12):
                 events.write(Frame(t / 10, np.float32([2 <= t < 5 or t > 9])))
-    assert done.wait(10)
+    said = [json.loads(line) for line in messages(4)]
     client.disconnect()
     client.loop_stop()
-    said = [json.loads(line) for line in got]
     assert [s["event"] for s in said] == ["onset", "segment"] * 2
     assert (said[1]["start_s"], said[1]["end_s"]) == (0.2, 0.5)
     assert not outbox.counts
@@ -351,17 +345,15 @@ def test_events_over_a_broker(broker):
 
 def test_the_command_sends_events_to_a_broker(files, broker):
     folder, port = files[0], broker[0]
-    client, got, done = subscribed(port, "home/speech", 2)
+    client, messages = subscribed(port, "home/speech")
     words = ("--events", "--threshold", "0.01", "--out", f"mqtt://127.0.0.1:{port}/home/speech")
     data = (folder / "x.s16").read_bytes()
     result = command(folder / "m.safetensors", "-", *words, input=data)
     assert result.exit_code == 0
-    assert done.wait(10)
+    events = [json.loads(line)["event"] for line in messages(len(result.stdout.splitlines()))]
     client.disconnect()
     client.loop_stop()
-    events = [json.loads(line)["event"] for line in got]
     assert sorted(set(events)) == ["onset", "segment"]
-    assert len(events) == len(result.stdout.splitlines())
 
 
 def test_a_broker_that_does_not_answer_a_sender():
