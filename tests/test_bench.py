@@ -387,7 +387,8 @@ def test_a_new_process_begins_with_an_empty_cache_and_then_a_full_one(monkeypatc
     monkeypatch.setattr(subprocess, "run", process)
     found = list(start.first_outputs(file, tmp_path))
     assert [first.label for first in found] == ["m", "m, int8"]
-    assert full == [False, False, True, False, True]  # the first of all for the bytecode
+    # The first of all is for the bytecode.
+    assert full == [False, False, True, True, True, False, True, True, True]
     error = 0.1
     with pytest.raises(
         DisagreementError, match=r"m\.safetensors: a new process gives .*, expected"

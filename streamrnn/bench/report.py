@@ -151,7 +151,7 @@ class Report:
 
     def first_outputs_table(self) -> str:
         """Return how long new processes take, from their start to the first output of a model."""
-        heads = ["whole process, seconds, once", "empty cache of kernels", "full"]
+        heads = ["whole process, seconds", "empty cache of kernels, once", "full, median"]
         body = [[f.label, f"{f.cold_s:.1f}", f"{f.warm_s:.2f}"] for f in self.first_outputs]
         return table([heads, *body])
 

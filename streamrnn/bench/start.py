@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -80,13 +81,16 @@ class FirstOutput:
     label : str
         The model, and whether its weights are int8.
     cold_s, warm_s : float
-        With an empty cache of kernels, and with what that process has left there.
+        With an empty cache of kernels, and the median with what that process has left there.
     """
 
     label: str
     cold_s: float
     warm_s: float
 
+
+WARM_TIMES = 3
+"""Processes with a full cache, of which the median counts."""
 
 FIRST_OUTPUT = """
 import json, sys, numpy, streamrnn
@@ -126,8 +130,10 @@ def first_outputs(file: ModelFile, folder: Path) -> Iterator[FirstOutput]:
         if not (filled := folder / f"bytecode{path.suffix}").exists():
             _first_output(form, path, options, folder, filled)
         with tempfile.TemporaryDirectory(dir=folder) as cache:
-            cold, warm = (_first_output(form, path, options, folder, cache) for _ in range(2))
-        yield FirstOutput(label, cold, warm)
+            cold, *warm = (
+                _first_output(form, path, options, folder, cache) for _ in range(1 + WARM_TIMES)
+            )
+        yield FirstOutput(label, cold, statistics.median(warm))
 
 
 def _first_output(model: Layer, path: Path, options: Any, folder: Path, cache: str | Path) -> float:
