@@ -123,9 +123,14 @@ def quantized(
             elif least_db < min_snr_db:
                 kept[name] = f"its rounding alone leaves {least_db:.1f} dB, below {min_snr_db:g}"
             elif name in optional and least_db < worst_db:
+                beside = (
+                    "that of any other op more"
+                    if len(snr_db) > len(optional)
+                    else "nothing else is rounded"
+                )
                 kept[name] = (
-                    f"a convolution: its rounding alone leaves {least_db:.1f} dB, that of any "
-                    f"other op more; rounded only with convolutions=True"
+                    f"a convolution: its rounding alone leaves {least_db:.1f} dB, {beside}; "
+                    f"rounded only with convolutions=True"
                 )
             if name in kept:
                 del chosen[name]

@@ -17,7 +17,7 @@ import silero
 import streamrnn as sr
 from streamrnn import ConfigError, decode
 from streamrnn.kernels.simd import byte_forms, host
-from streamrnn.ops.int8_product import int8_rows
+from streamrnn.ops.int8_product import even_gain, int8_rows
 from streamrnn.quantize import compare
 from zoo import trained
 
@@ -144,6 +144,17 @@ def test_channels_of_unlike_strength_are_made_even() -> None:
         loss_db[calibration is None] = compare(model, made, xs, 300).errors("y")[300]["snr_db"]
     assert loss_db[True] < 15
     assert loss_db[False] > 40
+
+
+def test_channels_without_weights_or_signal_do_not_count() -> None:
+    power, largest = np.logspace(2, -2, 9), np.logspace(-1, 1, 9, dtype=np.float32)
+    wanted = even_gain(power, largest)
+    assert np.allclose(wanted, largest / 10)
+    for p, w in ((1.0, 0.0), (0.0, 1.0), (1.0, 1e-30)):
+        gains = even_gain(np.append(power, p), np.append(largest, np.float32(w)))
+        assert np.allclose(gains[:9], wanted)
+        assert gains[9] <= wanted[0]
+    assert even_gain(np.zeros(2), np.ones(2, np.float32)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("share", [0.01, 10.0])

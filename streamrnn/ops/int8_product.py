@@ -62,8 +62,8 @@ def int8_weights(weights: Mapping[str, Array], moments: Mapping[str, Array]) -> 
     return made
 
 
-LOUDEST = 1e4
-"""Gains differ at most by this."""
+APART = 100.0
+"""Gains differ at most by this from the one in the middle, up and down."""
 
 
 def even_gain(power: Array, largest: Array) -> Array:
@@ -80,12 +80,15 @@ def even_gain(power: Array, largest: Array) -> Array:
     largest : float32 [shape=(C,)]
         The largest magnitude among its weights.
     """
-    strength = np.sqrt(np.sqrt(power) / np.maximum(largest, np.finfo(np.float32).tiny))
-    if not strength.any():
+    live = (power > 0) & (largest > 0)
+    if not live.any():
         return np.ones(len(power), np.float32)
-    strength[power == 0] = strength.max()  # it may move later, and shall not drown the others then
-    strength = np.maximum(strength, strength.max() / LOUDEST)
-    return np.asarray(strength.min() / strength, np.float32)
+    strength = np.sqrt(np.sqrt(power[live]) / largest[live])
+    middle = np.median(strength)
+    every = np.full(len(power), min(strength.max(), APART * middle))
+    # The others are as the strongest: they may move later, and shall not drown the rest then.
+    every[live] = np.clip(strength, middle / APART, APART * middle)
+    return np.asarray(every.min() / every, np.float32)
 
 
 DAMPING = 0.01
